@@ -1,0 +1,9 @@
+"""Converters: from networks to specs and neuron graphs."""
+
+if __name__ != "graphalign.converters":
+    raise ImportError("import graphalign.converters, not the top-level name 'converters'")
+
+from .rules import Context, elementwise, register_rule
+from .trace import trace
+
+__all__ = ["Context", "elementwise", "register_rule", "trace"]

@@ -1,0 +1,71 @@
+"""Whether the permutations of a spec leave a network's function as it is: the check to run before trusting any of this."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphalign import group
+from graphalign.converters.trace import evaluating, flatten_outputs, split_example, trace
+from graphalign.spec import NetworkSpec
+
+
+def verify(
+    model: nn.Module, example_input: Any, *, spec: NetworkSpec | None = None, samples: int = 1, seed: int = 0,
+    dtype: torch.dtype | None = torch.float64,
+) -> float:  # fmt: skip
+    """The largest |f(x) - f_permuted(x)| under random permutations of everything the spec says may move.
+
+    Args:
+        model: the network; copied, never modified, compared in eval mode.
+        example_input: tensor, tuple of arguments or dict of keyword arguments.
+        spec: what may move; traced if not given.
+        samples: number of random group elements.
+        seed: of the random elements.
+        dtype: floating-point type of the comparison; None keeps the model's own.
+
+    Returns:
+        Maximum absolute difference over all output entries and samples; about 1e-15 times the output's size in float64
+        for a correct spec.
+
+    Raises:
+        UnsupportedNetwork, InvalidInput: as `trace`.
+    """
+    spec = trace(model, example_input) if spec is None else spec
+    generator = torch.Generator().manual_seed(seed)
+    args, kwargs = split_example(example_input)
+    original = copy.deepcopy(model)
+    if dtype is not None:
+        original = original.to(dtype)
+        args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
+    worst = 0.0
+    with torch.no_grad(), evaluating(original):
+        expected = flatten_outputs(original(*args, **kwargs))
+        for _ in range(samples):
+            permuted = group.apply_to_module(spec, group.random_element(spec, generator), original)
+            found = flatten_outputs(permuted(*args, **kwargs))
+            for a, b in zip(expected, found, strict=True):
+                if a.numel():
+                    worst = max(worst, _difference(a, b))
+    return worst
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    return float(torch.where(same, torch.zeros_like(a), (a - b).abs()).max())
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_cast(v, dtype) for v in value)
+    if isinstance(value, list):
+        return [_cast(v, dtype) for v in value]
+    if isinstance(value, dict):
+        return {k: _cast(v, dtype) for k, v in value.items()}
+    return value
