@@ -27,16 +27,18 @@ class Context(Protocol):
         nodes: where facts about units are stated.
         origin: path of the module being run; names new units.
         step: name of the graph node being interpreted.
+        target: the operator.
         outputs: the real results on the fake device (shapes and dtypes), a tensor or a tuple of tensors.
     """
 
     nodes: Nodes
     origin: str
     step: str
+    target: Any
     outputs: Any
 
-    def message(self, op: str, weight: Weight, source: Tensor, target: Tensor, **geometry: Any) -> None:
-        """Records that a weight carries messages from units `source` (I,) to units `target` (O,)."""
+    def message(self, op: str, weight: Weight, source: Tensor, target: Tensor, dims: tuple[int, int], **geometry: Any) -> None:
+        """Records that a weight carries messages from units `source` (I,) to units `target` (O,) along (in, out) `dims`."""
         ...
 
     def read(self, value: Any) -> None:

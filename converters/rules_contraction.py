@@ -51,7 +51,8 @@ def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weigh
         return opaque(ctx)
     set_role(ctx.nodes, w, out_dims, "out")
     ctx.nodes.produce(units)
-    ctx.message("linear", w, labels.flatten(), units.flatten(), in_dims=tuple(in_dims), out_dims=tuple(out_dims))
+    if len(in_dims) == len(out_dims) == 1:
+        ctx.message("linear", w, labels.flatten(), units.flatten(), (in_dims[0], out_dims[0]))
     view = units.permute([new.index(c) for c in out if c in new])
     shape = [w.shape[right.index(c)] if c in new else 1 for c in out]
     sizes = [w.shape[right.index(c)] if c in right else ids.shape[left.index(c)] for c in out]
@@ -231,7 +232,7 @@ def _embedding(ctx: Context, weight: Any, index: Any, *_: Any, **__: Any) -> Any
         return opaque(ctx)
     if weight.shape[-1] > 1 or weight.view is not None:
         set_role(ctx.nodes, weight, [-1], "out")
-    ctx.message("embedding", weight, torch.empty(0, dtype=torch.long), units, in_dims=(0,), out_dims=(1,))
+    ctx.message("embedding", weight, torch.empty(0, dtype=torch.long), units, (0, 1))
     return Act(ctx.nodes.produce(units).expand(output_shape(ctx)))
 
 
@@ -280,7 +281,7 @@ def _convolution(ctx: Context, x: Any, weight: Any, bias: Any, groups: int, tran
         if units is None:
             fix_all(ctx, [x, w], "is a grouped convolution with a computed weight")
             return opaque(ctx)
-    ctx.message("conv", w, labels, units, groups=groups, transposed=transposed, **geometry)
+    ctx.message("conv", w, labels, units, (in_dim, out_dim), groups=groups, transposed=transposed, **geometry)
     ctx.nodes.produce(units)
     out = Act(units.reshape([-1] + [1] * (len(shape) - channel - 1)).expand(shape))
     return _add_bias(ctx, out, bias, channel)

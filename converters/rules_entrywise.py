@@ -154,7 +154,7 @@ def _masked_fill(ctx: Context, x: Any, mask: Any, value: Any) -> Any:
 @register_rule("aten.tril", "aten.triu")
 def _triangle(ctx: Context, x: Any, diagonal: int = 0) -> Any:
     ids = ids_of(ctx, x)
-    mask = ctx.target(torch.ones(ids.shape[-2:]), diagonal)  # type: ignore[attr-defined]
+    mask = ctx.target(torch.ones(ids.shape[-2:]), diagonal)
     return binary("other")(ctx, x, Const(mask))
 
 

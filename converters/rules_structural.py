@@ -28,7 +28,7 @@ MOVES = frozenset(
 
 def _view_rule(op: Any) -> Rule:
     def rule(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
-        overload = ctx.target  # type: ignore[attr-defined]
+        overload = ctx.target
         if isinstance(x, Weight):
             out = structural(x, lambda t: overload(t, *args, **kwargs))
             if out is not None:
@@ -64,7 +64,7 @@ def _rename_dims(ctx: Context, x: Weight, op: Any) -> Weight | None:
 
 
 def _multi_rule(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
-    overload = ctx.target  # type: ignore[attr-defined]
+    overload = ctx.target
     if isinstance(x, Weight) and x.view is not None:
         parts = overload(x.view, *args, **kwargs)
         return tuple(Weight(x.name, part, x.base_shape) for part in parts)
@@ -75,7 +75,7 @@ def _copy_rule(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(x, Weight) and x.view is None:
         fix_all(ctx, [x], "a computed weight is rearranged")
         return opaque(ctx)
-    return Act(tighten(ctx.target(ids_of(ctx, x), *args, **kwargs)))  # type: ignore[attr-defined]
+    return Act(tighten(ctx.target(ids_of(ctx, x), *args, **kwargs)))
 
 
 def _same_rule(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -206,7 +206,7 @@ def _gather(ctx: Context, x: Any, dim: int, index: Any, **_: Any) -> Any:
 @register_rule("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter")
 def _scatter(ctx: Context, x: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
     ids, new = ids_of(ctx, x).contiguous(), ids_of(ctx, source)
-    return Act(tighten(ctx.target(ids, new.contiguous(), *args, **kwargs)))  # type: ignore[attr-defined]
+    return Act(tighten(ctx.target(ids, new.contiguous(), *args, **kwargs)))
 
 
 @register_rule("aten.copy")
@@ -226,7 +226,7 @@ def _im2col(ctx: Context, x: Any, kernel: Any, dilation: Any, padding: Any, stri
 @register_rule("aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like", "aten.rand_like", "aten.randn_like",
                "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")  # fmt: skip
 def _like(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
-    name = str(ctx.target)  # type: ignore[attr-defined]
+    name = str(ctx.target)
     fill = 1 if "ones" in name else args[-1] if "full" in name else 0
     out = ctx.outputs
     return Const(torch.full(tuple(out.shape), fill, dtype=out.dtype))

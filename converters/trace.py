@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from graphalign.architecture import Architecture, Layer, WeightBlock
 from graphalign.errors import InvalidInput, Offence, UnsupportedNetwork
 from graphalign.spec import NetworkSpec
 
 from . import rules_contraction, rules_entrywise, rules_reduction, rules_structural
-from .domain import Act, Const, Nodes, Weight
+from .domain import Act, Const, Nodes, Weight, collapse
 from .rules import RULES, canonical_name, fix_all, opaque
 from .solve import solve
-from .weights import parameter
+from .weights import base_axis, parameter
 
 _LOADED = (rules_contraction, rules_entrywise, rules_reduction, rules_structural)  # importing them fills the registry
 
@@ -40,7 +41,9 @@ class Message:
         weight: the weight.
         source: node id (or negative colour) of each input index, shape (I,).
         target: node id of each output index, shape (O,).
-        geometry: stride, padding, dilation, groups, transposed for convolutions; dimensions for linear maps.
+        in_dim: dimension of the weight that reads the source.
+        out_dim: dimension of the weight that makes the target.
+        geometry: stride, padding, dilation, groups and transposed of a convolution.
     """
 
     step: str
@@ -48,28 +51,9 @@ class Message:
     weight: Weight
     source: Tensor
     target: Tensor
+    in_dim: int
+    out_dim: int
     geometry: dict[str, Any]
-
-
-@dataclass
-class Traced:
-    """Everything the tracer learned.
-
-    Attributes:
-        spec: the symmetries.
-        program: the exported program, whose flat outputs are the network's tensors.
-        node_units: (cell, unit) of every movable node.
-        messages: weights in use, in graph order.
-        reads: ids of the activation that is read by a contraction, by graph step.
-        values: abstract value of every graph step.
-    """
-
-    spec: NetworkSpec
-    program: torch.export.ExportedProgram
-    node_units: dict[int, tuple[str, int]]
-    messages: list[Message]
-    reads: dict[str, Tensor]
-    values: dict[str, Any]
 
 
 def split_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -130,11 +114,11 @@ def trace(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) ->
             its control flow depends on data), or it has no unit that may move.
         InvalidInput: the network does not run on the example input.
     """
-    return trace_network(model, example_input, fixed=fixed).spec
+    return trace_architecture(model, example_input, fixed=fixed).spec
 
 
-def trace_network(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) -> Traced:
-    """As `trace`, with the program and the facts that graphs are built from."""
+def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) -> Architecture:
+    """As `trace`, with the program, layers and weight blocks that neuron graphs are built from."""
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"trace: found {type(model).__name__}, expected a torch.nn.Module; for a state dict see converters.chain_spec")
     if not any(True for _ in model.parameters()):
@@ -156,7 +140,70 @@ def trace_network(model: nn.Module, example_input: Any, *, fixed: Iterable[str] 
         raise UnsupportedNetwork(
             f"{type(model).__name__} has no hidden unit that may move ({reasons})", remedy="align networks with at least one hidden layer"
         )
-    return Traced(spec, program, node_units, tracer.messages, tracer.reads, tracer.values)
+    return _architecture(tracer, spec, node_units)
+
+
+def _architecture(tracer: _Tracer, spec: NetworkSpec, node_units: Mapping[int, tuple[str, int]]) -> Architecture:
+    offsets: dict[str, int] = {}
+    for cell in spec.cells:
+        offsets[cell.name] = sum(c.units for c in spec.cells[: len(offsets)])
+    unit_of = torch.full((tracer.nodes.count + 1,), -1)
+    for node, (name, unit) in node_units.items():
+        unit_of[node] = offsets[name] + unit
+    cell_of_unit = [cell.name for cell in spec.cells for _ in range(cell.units)]
+
+    def units(ids: Tensor) -> Tensor:
+        (core,), shape = collapse(ids)
+        return unit_of[core.clamp(min=-1)].expand(shape)
+
+    def cells(value: Any) -> tuple[str, ...]:
+        values = value if isinstance(value, tuple) else (value,)
+        found = [units(v.ids).unique().tolist() for v in values if isinstance(v, Act)]
+        return tuple(dict.fromkeys(cell_of_unit[u] for part in found for u in part if u >= 0))
+
+    blocks = []
+    for message in tracer.messages:
+        found = [base_axis(message.weight, [d]) for d in (message.in_dim, message.out_dim)]
+        if message.weight.name and all(f is not None for f in found):
+            (in_axis, _), (out_axis, _) = found  # type: ignore[misc]
+            blocks.append(
+                WeightBlock(
+                    message.step, message.op, message.weight.name, units(message.source).clone(), units(message.target).clone(),
+                    in_axis, out_axis, message.geometry,
+                )  # fmt: skip
+            )
+    return Architecture(
+        spec,
+        tracer.program,
+        tracer.lifted,
+        tracer.constants,
+        tuple(_layers(tracer, cells)),
+        tuple(blocks),
+        {step: units(ids) for step, ids in tracer.reads.items()},
+    )
+
+
+def _layers(tracer: _Tracer, cells: Callable[[Any], tuple[str, ...]]) -> Iterator[Layer]:
+    """Steps that compute on activations; steps that only move entries are bridged."""
+    sources: dict[str, tuple[str, ...]] = {}
+    for node in tracer.program.graph.nodes:
+        value = tracer.values.get(node.name)
+        incoming = tuple(dict.fromkeys(s for n in node.all_input_nodes for s in sources.get(n.name, ())))
+        if node.op == "placeholder":
+            if node.name in tracer.lifted or node.name in tracer.constants or not isinstance(value, Act):
+                continue
+            yield Layer(node.name, "input", "", value.shape, (), ())
+            sources[node.name] = (node.name,)
+        elif node.op == "output":
+            yield Layer(node.name, "output", "", (), incoming, ())
+        elif incoming or (node.op == "call_function" and canonical_name(node.target) == "aten.embedding"):
+            name = canonical_name(node.target)
+            if node.target is operator.getitem or name in rules_structural.MOVES - {"aten.cat", "aten.stack"}:
+                sources[node.name] = incoming
+                continue
+            shape = value.shape if isinstance(value, Act) else ()
+            yield Layer(node.name, name.removeprefix("aten."), _module_path(node), shape, incoming, cells(value))
+            sources[node.name] = (node.name,)
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -185,7 +232,7 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fa
         raise InvalidInput(
             f"{name} does not run on the example input of shape(s) {shapes}: {str(error).strip() or type(error).__name__}. "
             "Pass an input with which a plain call of the model succeeds (tuple for several arguments, dict for keywords)."
-        ) from error
+        ) from None
     text = str(failure)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else type(failure).__name__
@@ -194,8 +241,8 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fa
         raise UnsupportedNetwork(
             f"{name} branches on the values of its data, so it has no fixed graph: {first} {where}".strip(),
             remedy="replace the Python branch by torch.where or torch.cond-free code, or trace the submodules that do not branch",
-        ) from failure
-    raise UnsupportedNetwork(f"torch.export cannot export {name}: {first} {where}".strip(), remedy="make the model exportable") from failure
+        ) from None
+    raise UnsupportedNetwork(f"torch.export cannot export {name}: {first} {where}".strip(), remedy="make the model exportable") from None
 
 
 def _writes_to_a_view(node: fx.Node) -> bool:
@@ -223,6 +270,8 @@ class _Tracer:
         self.messages: list[Message] = []
         self.reads: dict[str, Tensor] = {}
         self.values: dict[str, Any] = {}
+        self.lifted: dict[str, str] = {}
+        self.constants: dict[str, Tensor] = {}
         self.origin, self.step, self.outputs, self.target = "", "", None, None
         self._node: fx.Node | None = None
         first: dict[int, str] = {}
@@ -235,8 +284,8 @@ class _Tracer:
         self._persistent = set(model.state_dict(keep_vars=True))
 
     # -- what rules may ask --------------------------------------------------------------------------------------------
-    def message(self, op: str, weight: Weight, source: Tensor, target: Tensor, **geometry: Any) -> None:
-        self.messages.append(Message(self.step, op, weight, source, target, geometry))
+    def message(self, op: str, weight: Weight, source: Tensor, target: Tensor, dims: tuple[int, int], **geometry: Any) -> None:
+        self.messages.append(Message(self.step, op, weight, source, target, *dims, geometry))
 
     def read(self, value: Any) -> None:
         if isinstance(value, Act) and self._node is not None:
@@ -261,13 +310,14 @@ class _Tracer:
         signature = self.program.graph_signature
         inputs: dict[str, Any] = {}
         for placeholder, name in signature.inputs_to_parameters.items():
-            key = self._key(name)
+            key = self.lifted[placeholder] = self._key(name)
             inputs[placeholder] = parameter(key, self.program.state_dict[name].shape)
         for placeholder, name in signature.inputs_to_buffers.items():
-            key = self._key(name)
+            key = self.lifted[placeholder] = self._key(name)
             inputs[placeholder] = Const(self._buffers[key].detach() if key in self._buffers else self.program.constants[name], key)
         for placeholder, name in signature.inputs_to_lifted_tensor_constants.items():
-            inputs[placeholder] = Const(self.program.constants[name].detach())
+            self.constants[placeholder] = self.program.constants[name].detach()
+            inputs[placeholder] = Const(self.constants[placeholder])
         graph = self.program.graph_module
         for node in graph.graph.nodes:
             if node.op == "placeholder" and node.name not in inputs:
