@@ -155,6 +155,8 @@ def _matmul_equation(x: Any, y: Any) -> str:
 
 @register_rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.__matmul__")
 def _matmul(ctx: Context, x: Any, y: Any, **_: Any) -> Any:
+    ctx.read(x)
+    ctx.read(y)
     return _squeeze_broadcast(ctx, _matmul_equation(x, y), x, y)
 
 
@@ -183,6 +185,8 @@ def _addmm(ctx: Context, bias: Any, x: Any, y: Any, **_: Any) -> Any:
 
 @register_rule("aten.einsum")
 def _einsum(ctx: Context, equation: str, operands: Any, **_: Any) -> Any:
+    for operand in operands:
+        ctx.read(operand)
     equation = equation.replace(" ", "")
     if "->" not in equation:
         letters = [c for c in equation if c.isalpha()]
@@ -209,12 +213,12 @@ def _attention(
 ) -> Any:
     from .rules import RULES
 
+    for operand in (q, k, v):
+        ctx.read(operand)
     q, k, v = (Act(ids_of(ctx, t)) for t in (q, k, v))
     if options.get("enable_gqa"):
         times = q.shape[-3] // k.shape[-3]
         k, v = (Act(t.ids.repeat_interleave(times, dim=-3)) for t in (k, v))
-    ctx.read(q)
-    ctx.read(k)
     lead = LETTERS[: len(q.shape) - 2]
     scores = _squeeze_broadcast(ctx, f"{lead}td,{lead}sd->{lead}ts", q, k)
     if mask is not None:

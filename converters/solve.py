@@ -39,12 +39,12 @@ class _Facts:
 
 
 def solve(
-    nodes: Nodes, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str]
+    nodes: Nodes, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str], buffers: tuple[str, ...]
 ) -> tuple[NetworkSpec, dict[int, tuple[str, int]]]:
     """The spec that follows from the facts, and the (cell, unit) of every movable node."""
     facts, members = _gather(nodes)
     drafts = _cells(facts, members, nodes)
-    return _spec(nodes, facts, drafts, shapes, aliases)
+    return _spec(nodes, facts, drafts, shapes, aliases, buffers)
 
 
 def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
@@ -79,7 +79,6 @@ def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
         for c in np.unique(of_node[ids]).tolist():
             facts.reasons.setdefault(c, reason)
     if len(members):
-        members = members[~np.isin(members[:, 2], list(frozen)) | True]
         members = np.concatenate([members, np.isin(members[:, 2], list(frozen))[:, None]], axis=1)
     return facts, members
 
@@ -160,10 +159,14 @@ def _cells(facts: _Facts, members: np.ndarray, nodes: Nodes) -> list[_Draft]:
         for draft in found:
             grouped.update(draft.units)
         drafts += found
+    stated: dict[int, set[int]] = {}  # blocks as the rules stated them: merged systems may cross each other elsewhere
+    for units, raw in nodes.members:
+        for unit, block in zip(facts.of_node[units].tolist(), raw.tolist(), strict=True):
+            stated.setdefault(unit, set()).add(block)
     plain: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for unit in np.flatnonzero(movable).tolist():
         if unit not in grouped:
-            plain.setdefault((int(full[unit]), tuple(sorted(blocks_of.get(unit, ())))), []).append(unit)
+            plain.setdefault((int(full[unit]), tuple(sorted(stated.get(unit, ())))), []).append(unit)
     drafts += [_Draft(sorted(units)) for units in plain.values() if len(units) > 1]
     return sorted(drafts, key=lambda d: min(d.units))
 
@@ -199,7 +202,7 @@ def _block_cells(
 
 
 def _spec(
-    nodes: Nodes, facts: _Facts, drafts: list[_Draft], shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str]
+    nodes: Nodes, facts: _Facts, drafts: list[_Draft], shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str], buffers: tuple[str, ...]
 ) -> tuple[NetworkSpec, dict[int, tuple[str, int]]]:
     names = _names(nodes, facts, drafts)
     place: dict[int, tuple[str, int]] = {
@@ -232,7 +235,7 @@ def _spec(
         )
         for name, draft in zip(names, drafts, strict=True)
     )
-    spec = NetworkSpec(cells, tuple(axes), shapes, _fixed(nodes, facts, place), tuple(rescalings), aliases)
+    spec = NetworkSpec(cells, tuple(axes), shapes, _fixed(nodes, facts, place), tuple(rescalings), aliases, buffers)
     return spec, {int(n): place[int(c)] for n, c in enumerate(facts.of_node) if int(c) in place}
 
 

@@ -134,7 +134,7 @@ def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[
             REMEDY,
         )
     shapes = {name: tuple(t.shape) for name, t in _named(model).items()}
-    spec, node_units = solve(tracer.nodes, shapes, tracer.aliases)
+    spec, node_units = solve(tracer.nodes, shapes, tracer.aliases, tuple(dict(model.named_buffers())))
     if not spec.cells:
         reasons = "; ".join(f"{f.name}: {f.count} units, {f.reason}" for f in spec.fixed) or "no layer has more than one unit"
         raise UnsupportedNetwork(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -160,6 +160,7 @@ class NetworkSpec:
         fixed: units that may not move, with the reason.
         rescalings: exact positive-scale freedoms.
         aliases: state-dict keys that name the same tensor as another key (tied weights) -> that key.
+        buffers: which of the tensors are buffers (running statistics), which move but are not compared.
     """
 
     cells: tuple[Cell, ...]
@@ -167,11 +168,12 @@ class NetworkSpec:
     shapes: Mapping[str, tuple[int, ...]]
     fixed: tuple[FixedUnits, ...] = ()
     rescalings: tuple[Rescaling, ...] = ()
-    aliases: Mapping[str, str] = None  # type: ignore[assignment]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", {k: tuple(int(n) for n in v) for k, v in self.shapes.items()})
-        object.__setattr__(self, "aliases", dict(self.aliases or {}))
+        object.__setattr__(self, "aliases", dict(self.aliases))
         problems = list(_problems(self))
         if problems:
             raise InvalidInput("the spec is inconsistent:\n" + "\n".join(f"  - {p}" for p in problems))

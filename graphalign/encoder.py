@@ -1,0 +1,220 @@
+"""The linear-message encoder: states of all units under random codes, swept forward and backward through the network.
+
+Every node's state holds one value per code and position. Forward, states travel through the weights and the network's own
+nonlinearities; backward, codes of the outputs travel through the transposed weights. The codes are shared by the two networks
+of a pair, so units that play the same part have correlated states, whatever the architecture. Nothing here is learned and
+nothing depends on the number of layers, units, inputs or classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graphalign.architecture import Architecture
+from graphalign.codes import input_codes
+from graphalign.program import Program, sweep
+from graphalign.spec import NetworkSpec
+
+MAX_POSITIONS = 64
+"""Positions of a feature map that are compared, per code; more are sampled."""
+CHUNK_VALUES = 8_000_000
+"""Activation entries held at once, over the codes of one chunk."""
+MULTIPLY_BUDGET = 2e10
+"""Multiplications of one forward sweep over all codes, from which the number of codes follows."""
+CODES = (64, 4096)
+"""Fewest and most codes."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where the states of a cell are read.
+
+    Attributes:
+        step: the activation.
+        cell: the cell.
+        units: units of the cell that it carries, (V,).
+        positions: flat index of every entry of each of them, (V, R).
+    """
+
+    step: str
+    cell: str
+    units: Tensor
+    positions: Tensor
+
+
+def find_taps(architecture: Architecture, generator: torch.Generator) -> tuple[Tap, ...]:
+    """Every activation that a weight reads, cell by cell; at most MAX_POSITIONS entries per unit, the same for all units."""
+    offsets = architecture.offsets
+    taps = []
+    for step, labels in architecture.reads.items():
+        flat = labels.reshape(-1)
+        for cell in architecture.spec.cells:
+            first = offsets[cell.name]
+            where = torch.nonzero((flat >= first) & (flat < first + cell.units)).flatten()
+            if not len(where):
+                continue
+            units, order = torch.sort(flat[where] - first, stable=True)
+            present, counts = torch.unique_consecutive(units, return_counts=True)
+            if len(present) < 2 or int(counts.min()) != int(counts.max()):
+                continue
+            positions = where[order].reshape(len(present), -1)
+            if positions.shape[1] > MAX_POSITIONS:
+                chosen = torch.randperm(positions.shape[1], generator=generator)[:MAX_POSITIONS].sort().values
+                positions = positions[:, chosen]
+            taps.append(Tap(step, cell.name, present, positions))
+    return tuple(taps)
+
+
+def code_count(architecture: Architecture) -> int:
+    """Number of codes that the multiplication budget allows; the same for every network of the architecture."""
+    shapes = {layer.step: layer.shape for layer in architecture.layers}
+    cost = 0.0
+    for block in architecture.blocks:
+        weights = 1
+        for n in architecture.spec.shapes[block.tensor]:
+            weights *= n
+        outputs = 1
+        for n in shapes.get(block.step, ()):
+            outputs *= n
+        cost += weights * max(outputs // max(len(block.target), 1), 1)
+    return int(min(max(MULTIPLY_BUDGET / max(cost, 1.0), CODES[0]), CODES[1]))
+
+
+@dataclass
+class Moments:
+    """Running sums of the products of states of A and B at one tap (Chan, Golub and LeVeque 1979).
+
+    Attributes:
+        samples: number of codes times positions.
+        mean_a, mean_b: (V,) means.
+        square_a, square_b: (V,) sums of squared deviations.
+        product: (V, V) sum of products of deviations.
+    """
+
+    centred: bool
+    samples: int = 0
+    mean_a: Tensor = field(default_factory=lambda: torch.zeros(()))
+    mean_b: Tensor = field(default_factory=lambda: torch.zeros(()))
+    square_a: Tensor = field(default_factory=lambda: torch.zeros(()))
+    square_b: Tensor = field(default_factory=lambda: torch.zeros(()))
+    product: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Adds states of shape (V, samples)."""
+        count = a.shape[1]
+        mean_a, mean_b = (a.mean(1), b.mean(1)) if self.centred else (torch.zeros_like(a[:, 0]), torch.zeros_like(b[:, 0]))
+        a, b = a - mean_a[:, None], b - mean_b[:, None]
+        total = self.samples + count
+        if not self.samples:
+            self.mean_a, self.mean_b = mean_a, mean_b
+            self.square_a, self.square_b, self.product = a.square().sum(1), b.square().sum(1), a @ b.T
+        else:
+            shift_a, shift_b = mean_a - self.mean_a, mean_b - self.mean_b
+            factor = self.samples * count / total
+            self.square_a = self.square_a + a.square().sum(1) + factor * shift_a.square()
+            self.square_b = self.square_b + b.square().sum(1) + factor * shift_b.square()
+            self.product = self.product + a @ b.T + factor * shift_a[:, None] * shift_b[None]
+            self.mean_a = self.mean_a + shift_a * (count / total)
+            self.mean_b = self.mean_b + shift_b * (count / total)
+        self.samples = total
+
+    def cosine(self) -> Tensor:
+        """(V, V) correlations (cosines if not centred); rows and columns without variation are zero."""
+        return self.product / (_norm(self.square_a)[:, None] * _norm(self.square_b)[None])
+
+
+def _norm(squares: Tensor) -> Tensor:
+    """Norms with a floor far below the layer's typical one, so that units which never react score zero."""
+    return squares.sqrt() + 1e-6 * squares.mean().sqrt() + torch.finfo(squares.dtype).tiny
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the units of two networks are.
+
+    Attributes:
+        forward: by cell, (U, U) mean correlation of forward states.
+        backward: by cell, (U, U) mean cosine of backward states.
+    """
+
+    forward: Mapping[str, Tensor]
+    backward: Mapping[str, Tensor]
+
+
+def encode_pair(
+    architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0, codes: int | None = None
+) -> Agreement:
+    """Sweeps the same codes through two networks and compares the states of their units.
+
+    Args:
+        architecture: shared by the two.
+        a: parameters and buffers of A, floating-point ones of one type.
+        b: those of B, on the same device.
+        seed: of codes and sampled positions.
+        codes: number of codes; from the multiplication budget if None.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    program = Program(architecture)
+    taps = find_taps(architecture, generator)
+    count = codes or code_count(architecture)
+    moments = {(tap.step, tap.cell, kind): Moments(centred=kind == "forward") for tap in taps for kind in ("forward", "backward")}
+    sample = next(t for t in a.values() if t.is_floating_point())
+    for inputs, cotangents in code_chunks(program, count, sample, generator):
+        for kind, states_a, states_b in zip(
+            ("forward", "backward"), sweep(program, a, inputs, cotangents), sweep(program, b, inputs, cotangents), strict=True
+        ):
+            for tap in taps:
+                moments[(tap.step, tap.cell, kind)].add(_rows(states_a[tap.step], tap), _rows(states_b[tap.step], tap))
+    return Agreement(*(_mean_over_taps(architecture.spec, taps, moments, kind, sample) for kind in ("forward", "backward")))
+
+
+def _rows(states: Tensor, tap: Tap) -> Tensor:
+    """States of the units of a tap, (V, codes * positions)."""
+    flat = states.reshape(states.shape[0], -1)
+    chosen = flat[:, tap.positions.flatten().to(flat.device)].reshape(flat.shape[0], *tap.positions.shape)
+    return chosen.transpose(0, 1).reshape(len(tap.units), -1)
+
+
+def _mean_over_taps(
+    spec: NetworkSpec, taps: tuple[Tap, ...], moments: Mapping[tuple[str, str, str], Moments], kind: str, sample: Tensor
+) -> dict[str, Tensor]:
+    scores = {cell.name: torch.zeros(cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
+    counts = {name: torch.zeros_like(s) for name, s in scores.items()}
+    for tap in taps:
+        rows, columns = tap.units[:, None].to(sample.device), tap.units[None].to(sample.device)
+        scores[tap.cell][rows, columns] += moments[(tap.step, tap.cell, kind)].cosine()
+        counts[tap.cell][rows, columns] += 1
+    return {name: s / counts[name].clamp(min=1) for name, s in scores.items()}
+
+
+def code_chunks(
+    program: Program, count: int, sample: Tensor, generator: torch.Generator
+) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
+    """Codes of all inputs and of all floating-point outputs, in chunks that bound the memory of a sweep."""
+    held = sum(_numel(layer.shape) for layer in program.architecture.layers) or 1
+    size = max(1, min(count, CHUNK_VALUES // held))
+    for start in range(0, count, size):
+        number = min(size, count - start)
+        inputs: dict[str, Tensor] = {}
+        for name, example in program.inputs.items():
+            shape = tuple(int(n) for n in example.shape)
+            if example.is_floating_point():
+                inputs[name] = input_codes(shape, number, generator).to(sample)
+            elif name in program.vocabularies:
+                inputs[name] = torch.randint(program.vocabularies[name], (number, *shape), generator=generator).to(sample.device)
+            else:
+                inputs[name] = torch.ones(number, *shape, dtype=example.dtype, device=sample.device)
+        outputs = [out for out in program.outputs() if out.is_floating_point()]
+        cotangents = [torch.randn(number, *(int(n) for n in out.shape), generator=generator).to(sample) for out in outputs]
+        yield inputs, cotangents
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total

@@ -1,0 +1,5 @@
+"""Alignment methods: one file each, one signature, a plain dict as registry."""
+
+from graphalign.methods.registry import METHODS, Method, Problem, list_methods
+
+__all__ = ["METHODS", "Method", "Problem", "list_methods"]

@@ -1,0 +1,167 @@
+"""Weight matching: coordinate ascent on the inner product of the weights (Ainsworth et al. 2023, arXiv 2209.04836, Alg. 1).
+
+Maximises sum over parameters <W_A, pi(W_B)>, which minimises the L2 distance, one group of cells at a time. Every axis counts:
+biases and affine parameters too, running statistics are moved and not compared. Where a tensor holds one cell on two axes the
+objective is quadratic in the permutation; the assignment on its gradient is accepted only if the objective itself grows, so
+the ascent is monotone everywhere. Ties keep the permutation they found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from graphalign import group
+from graphalign.assignment import assign_group
+from graphalign.methods.problem import Problem
+from graphalign.spec import Cell, NetworkSpec
+from graphalign.weight_costs import matched_tensors, objective, similarity
+
+MAX_SWEEPS = 100
+RELATIVE_TOLERANCE = 1e-6
+
+
+def weight(problem: Problem) -> dict[str, Tensor]:
+    """The best of several ascents by objective.
+
+    The starts are the identity, as in the paper, and a forward pass that matches cells in the order of the network, each on
+    the weights whose other units are already matched; `problem.restarts` random elements follow.
+    """
+    spec = problem.spec
+    names = matched_tensors(spec)
+    a = {n: problem.a[n].detach().float() if problem.a[n].dtype != torch.float64 else problem.a[n].detach() for n in names}
+    b = {n: problem.b[n].detach().to(a[n].device, a[n].dtype) for n in names}
+    generator = torch.Generator().manual_seed(problem.seed)
+    starts = [group.identity(spec), forward_matching(spec, a, b)]
+    starts += [group.random_element(spec, generator) for _ in range(problem.restarts)]
+    best, best_value = starts[0], -float("inf")
+    for start in starts:
+        found, value = ascend(spec, a, b, start, generator)
+        if value > best_value + RELATIVE_TOLERANCE * abs(best_value if best_value > -float("inf") else 0.0):
+            best, best_value = found, value
+    return best
+
+
+def ascend(
+    spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor], generator: torch.Generator
+) -> tuple[dict[str, Tensor], float]:
+    """Sweeps over the groups in random order until no group improves.
+
+    Args:
+        spec: what may move.
+        a: weights of A.
+        b: weights of B, in B's own order.
+        start: permutations to start from.
+        generator: order of the groups in each sweep.
+
+    Returns:
+        The permutations found and their objective.
+    """
+    names = tuple(a)
+    current = {name: perm.clone() for name, perm in start.items()}
+    placed = _move(spec, current, b, names)
+    groups = list(spec.groups.values())
+    touched = [tuple(n for n in names if any(cell.name in layout.cells for layout in spec.axes_of_tensor[n] for cell in cells))
+               for cells in groups]  # fmt: skip
+    for _ in range(MAX_SWEEPS):
+        improved = False
+        for index in torch.randperm(len(groups), generator=generator).tolist():
+            for cells in _steps(groups[index]):
+                improved |= _improve(spec, cells, touched[index], a, placed, current)
+        if not improved:
+            break
+    return current, objective(names, a, placed)
+
+
+def _steps(cells: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
+    """A group as a whole; when it has several cells with blocks, afterwards each of them inside its blocks."""
+    if cells[0].blocks == 1 or len(cells) == 1:
+        return [cells]
+    return [cells, *((cell,) for cell in cells if not cell.rigid and cell.size > 1)]
+
+
+def _improve(
+    spec: NetworkSpec, cells: tuple[Cell, ...], names: tuple[str, ...], a: Mapping[str, Tensor], placed: dict[str, Tensor],
+    current: dict[str, Tensor],
+) -> bool:  # fmt: skip
+    """One assignment; keeps it if the objective grows. Updates `placed` and `current` in place."""
+    scores = {cell.name: similarity(spec, cell, a, placed) for cell in cells}
+    whole_group = len(spec.groups[cells[0].group or cells[0].name]) == len(cells)
+    if whole_group:
+        step = assign_group(cells, scores)
+    else:
+        step = {cells[0].name: _inside_blocks(cells[0], scores[cells[0].name])}
+    if all(torch.equal(perm, torch.arange(len(perm))) for perm in step.values()):
+        return False
+    moved = _move(spec, {**group.identity(spec), **step}, placed, names)
+    before, after = objective(names, a, placed), objective(names, a, moved)
+    scale = sum(float(a[n].double().norm() * placed[n].double().norm()) for n in names)
+    if after - before <= RELATIVE_TOLERANCE * scale:
+        return False
+    placed.update(moved)
+    for name, perm in step.items():
+        current[name] = current[name][perm]
+    return True
+
+
+def _inside_blocks(cell: Cell, scores: Tensor) -> Tensor:
+    """The best order inside each block, blocks staying where they are."""
+    rows = torch.arange(cell.blocks)
+    diagonal = scores.reshape(cell.blocks, cell.size, cell.blocks, cell.size)[rows, :, rows]
+    from graphalign.assignment import assign
+
+    return group.join_blocks(rows, assign(diagonal))
+
+
+def _move(
+    spec: NetworkSpec, element: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: tuple[str, ...]
+) -> dict[str, Tensor]:
+    return {n: group.permute_tensor(spec, tensors[n], spec.axes_of_tensor[n], element) for n in names}
+
+
+def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Permutations found in one pass from the inputs: each group on the axes whose other cells are already matched.
+
+    Groups that no such axis reaches are matched on what does not depend on the order of the unknown units: their sorted
+    weights.
+    """
+    element = group.identity(spec)
+    pending = dict(spec.groups)
+    known: set[str] = set()
+    while pending:
+        ready = [name for name, cells in pending.items() if any(_anchored(spec, cell, known, a) for cell in cells)]
+        name = ready[0] if ready else next(iter(pending))
+        cells = pending.pop(name)
+        names = tuple(a)
+        placed = _move(spec, element, b, names)
+        scores = {}
+        for cell in cells:
+            layouts = _anchored(spec, cell, known, a)
+            scores[cell.name] = _partial_similarity(cell, layouts or spec.axes_of_cell[cell.name], a, placed, ordered=bool(layouts))
+        element.update(assign_group(cells, scores))
+        known.update(cell.name for cell in cells)
+    return element
+
+
+def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Tensor]) -> list:  # type: ignore[type-arg]
+    return [
+        layout for layout in spec.axes_of_cell[cell.name]
+        if layout.tensor in a
+        and all(set(other.cells) <= known for other in spec.axes_of_tensor[layout.tensor] if other.axis != layout.axis)
+    ]  # fmt: skip
+
+
+def _partial_similarity(cell: Cell, layouts: list, a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool) -> Tensor:  # type: ignore[type-arg]
+    from graphalign.weight_costs import unit_rows
+
+    total = torch.zeros(cell.units, cell.units, dtype=torch.float64)
+    for layout in layouts:
+        if layout.tensor not in a:
+            continue
+        x, y = (unit_rows(layout, t[layout.tensor], cell).double().cpu() for t in (a, b))
+        if not ordered:
+            x, y = x.sort(dim=1).values, y.sort(dim=1).values
+        total -= torch.cdist(x, y).square()
+    return total

@@ -1,0 +1,201 @@
+"""Running a traced network on codes: its weights as messages, its own nonlinearities as updates.
+
+The program is interpreted step by step, in any floating-point type and on any device, and vectorised over codes. The states of
+all units that a weight reads come out, and by a vector-Jacobian product the backward states of the same units: what random
+codes at the outputs become when they are sent back through the transposed weights.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from graphalign.architecture import Architecture
+
+SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
+
+
+class Program:
+    """An architecture that can be run with any parameters."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.graph = architecture.program.graph_module
+        self.inputs = {
+            node.name: node.meta["val"]
+            for node in self.graph.graph.nodes
+            if node.op == "placeholder"
+            and node.name not in architecture.tensors
+            and node.name not in architecture.constants
+            and isinstance(node.meta.get("val"), Tensor)
+        }
+        self.vocabularies = self._vocabularies()
+
+    def _vocabularies(self) -> dict[str, int]:
+        """Number of rows of the embedding table that each integer input indexes."""
+        found: dict[str, int] = {}
+        origin = {name: name for name in self.inputs}
+        for node in self.graph.graph.nodes:
+            if node.op != "call_function":
+                continue
+            sources = [origin[n.name] for n in node.all_input_nodes if n.name in origin]
+            if str(node.target).startswith("aten.embedding.") and len(node.args) > 1:
+                index = node.args[1]
+                if isinstance(index, fx.Node) and index.name in origin:
+                    rows = int(node.args[0].meta["val"].shape[0])
+                    found[origin[index.name]] = min(rows, found.get(origin[index.name], rows))
+            value = node.meta.get("val")
+            if len(sources) == len(node.all_input_nodes) == 1 and isinstance(value, Tensor) and not value.is_floating_point():
+                origin[node.name] = sources[0]
+        return found
+
+    def outputs(self) -> list[Tensor]:
+        """The example's outputs on the fake device (shapes and dtypes)."""
+        (output,) = (node for node in self.graph.graph.nodes if node.op == "output")
+        return [node.meta["val"] for node in output.args[0]]
+
+    def run(
+        self, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], nudges: Mapping[str, Tensor] | None = None
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Outputs, and the activations that weights read.
+
+        Args:
+            tensors: parameters and buffers by state-dict key; floating-point ones all of one type, which is computed in.
+            inputs: by placeholder name, shaped as the example.
+            nudges: added to the activations read, by step (for derivatives with respect to them).
+        """
+        architecture = self.architecture
+        sample = next(t for t in tensors.values() if t.is_floating_point())
+        place = _Place(sample.device, sample.dtype)
+        values: dict[str, Any] = {}
+        for placeholder, key in architecture.tensors.items():
+            values[placeholder] = tensors[key]
+        for placeholder, constant in architecture.constants.items():
+            values[placeholder] = place.tensor(constant)
+        values.update(inputs)
+        reads: dict[str, Tensor] = {}
+        return self._interpret(self.graph, values, place, reads, nudges or {}), reads
+
+    def _interpret(
+        self, graph: fx.GraphModule, values: dict[str, Any], place: _Place, reads: dict[str, Tensor], nudges: Mapping[str, Tensor]
+    ) -> Any:
+        remaining = {node.name: len(node.users) for node in graph.graph.nodes}
+        for node in graph.graph.nodes:
+            if node.op == "placeholder":
+                if node.name not in values:
+                    values[node.name] = None
+            elif node.op == "get_attr":
+                found = operator.attrgetter(str(node.target))(graph)
+                values[node.name] = place.tensor(found) if isinstance(found, Tensor) else found
+            elif node.op == "output":
+                return fx.node.map_arg(node.args[0], lambda n: values[n.name])
+            else:
+                values[node.name] = self._call(node, values, place)
+            if graph is self.graph and node.name in self.architecture.reads:
+                if node.name in nudges:
+                    values[node.name] = values[node.name] + nudges[node.name]
+                reads[node.name] = values[node.name]
+            for used in node.all_input_nodes:
+                remaining[used.name] -= 1
+                if not remaining[used.name]:
+                    values.pop(used.name, None)
+        return None
+
+    def _call(self, node: fx.Node, values: dict[str, Any], place: _Place) -> Any:
+        args = fx.node.map_arg(node.args, lambda n: values[n.name])
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
+        body = next((a for a in args if isinstance(a, fx.GraphModule)), None) if isinstance(args, (tuple, list)) else None
+        if body is not None:
+            operands = args[list(args).index(body) + 1 :]
+            names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
+            return self._interpret(body, dict(zip(names, operands, strict=True)), place, {}, {})
+        if any(word in str(node.target) for word in SKIPPED):
+            return None
+        if str(node.target).startswith("aten.scaled_dot_product_attention"):
+            return attention(*place.arguments(args), **place.arguments(kwargs))
+        target: Any = functional(node.target)
+        return target(*place.arguments(args), **place.arguments(kwargs))
+
+
+def functional(target: Any) -> Any:
+    """The operator that returns what an in-place one writes; traced programs use in-place ones only where that is the same."""
+    if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+        name = target._schema.name.split("::")[1].rstrip("_")
+        packet = getattr(torch.ops.aten, name, None)
+        overload = getattr(packet, target._overloadname, None) if packet is not None else None
+        return overload or target
+    return target
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Scaled dot-product attention from elementary operators: the fused ones have no vectorised derivative."""
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
+class _Place:
+    """The device and floating-point type of a run; types and devices that the trace recorded are replaced by them."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+
+    def tensor(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+
+    def arguments(self, values: Any) -> Any:
+        def replaced(value: Any) -> Any:
+            if isinstance(value, torch.dtype) and value.is_floating_point:
+                return self.dtype
+            return self.device if isinstance(value, torch.device) else value
+
+        return pytree.tree_map(replaced, values)
+
+
+def sweep(
+    program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cotangents: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Forward and backward states of every activation that a weight reads, for a batch of codes.
+
+    Args:
+        program: the network.
+        tensors: its parameters and buffers.
+        inputs: codes by input name, (C, *shape).
+        cotangents: codes of the floating-point outputs, (C, *shape) each.
+
+    Returns:
+        Forward states and backward states by step, (C, *shape of the activation).
+    """
+    steps = list(program.architecture.reads)
+    floating = [i for i, out in enumerate(program.outputs()) if out.is_floating_point()]
+    sample = next(t for t in tensors.values() if t.is_floating_point())
+
+    def single(code: dict[str, Tensor], cotangent: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        shapes = {step: program.architecture.reads[step].shape for step in steps}
+        nudges = {step: torch.zeros(shape, dtype=sample.dtype, device=sample.device) for step, shape in shapes.items()}
+
+        def forward(nudges: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+            outputs, reads = program.run(tensors, code, nudges)
+            return tuple(outputs[i] for i in floating), reads
+
+        _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)
+        return reads, pull(tuple(cotangent))[0]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        return torch.func.vmap(single, randomness="different")(dict(inputs), list(cotangents))
