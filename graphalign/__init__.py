@@ -1,4 +1,67 @@
-import os as _os
-__path__ = list(__path__)
-_root = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
-if _os.path.isfile(_os.path.join(_root, "converters", "__init__.py")): __path__.append(_root)
+"""graphalign: aligns the units of two neural networks of any one architecture, so that they can be merged and compared."""
+
+from importlib import import_module as _import_module
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
+_checkout = _Path(__file__).resolve().parent.parent
+if (_checkout / "converters" / "__init__.py").is_file():  # run from a checkout: its converters/ and configs/ are subpackages
+    __path__.append(str(_checkout))
+
+if TYPE_CHECKING:
+    from graphalign.aligner import Aligner as Aligner
+    from graphalign.aligner import AlignerConfig as AlignerConfig
+    from graphalign.alignment import Alignment as Alignment
+    from graphalign.connectivity import Curve as Curve
+    from graphalign.connectivity import barrier as barrier
+    from graphalign.connectivity import interpolate as interpolate
+    from graphalign.converters import register_rule as register_rule
+    from graphalign.converters import trace as trace
+    from graphalign.converters.graph import neuron_graph as neuron_graph
+    from graphalign.errors import CorruptFile as CorruptFile
+    from graphalign.errors import GraphAlignError as GraphAlignError
+    from graphalign.errors import InvalidInput as InvalidInput
+    from graphalign.errors import SpecMismatch as SpecMismatch
+    from graphalign.errors import UnsupportedNetwork as UnsupportedNetwork
+    from graphalign.files import load_state as load_state
+    from graphalign.files import save_state as save_state
+    from graphalign.graph import NeuronGraph as NeuronGraph
+    from graphalign.methods import list_methods as list_methods
+    from graphalign.pairwise import align as align
+    from graphalign.spec import NetworkSpec as NetworkSpec
+    from graphalign.spec_format import load_spec as load_spec
+    from graphalign.spec_format import save_spec as save_spec
+    from graphalign.verification import verify as verify
+
+__version__ = "0.1.0"
+
+_MODULES = {  # imported on first use, so that the command line answers without loading torch
+    "graphalign.aligner": ("Aligner", "AlignerConfig"),
+    "graphalign.alignment": ("Alignment",),
+    "graphalign.connectivity": ("Curve", "barrier", "interpolate"),
+    "graphalign.converters": ("register_rule", "trace"),
+    "graphalign.converters.graph": ("neuron_graph",),
+    "graphalign.errors": ("CorruptFile", "GraphAlignError", "InvalidInput", "SpecMismatch", "UnsupportedNetwork"),
+    "graphalign.files": ("load_state", "save_state"),
+    "graphalign.graph": ("NeuronGraph",),
+    "graphalign.methods": ("list_methods",),
+    "graphalign.pairwise": ("align",),
+    "graphalign.spec": ("NetworkSpec",),
+    "graphalign.spec_format": ("load_spec", "save_spec"),
+    "graphalign.verification": ("verify",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*sorted(_MODULE_OF), "__version__"]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'graphalign' has no attribute {name!r}")
+    value = getattr(_import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

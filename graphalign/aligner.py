@@ -15,7 +15,7 @@ from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
 from graphalign.encoder import encode_pair
 from graphalign.errors import CorruptFile, InvalidInput
-from graphalign.files import load_state, save_state
+from graphalign.files import atomic_write, load_state, save_state
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import matched_tensors, similarity_cosine
 
@@ -92,12 +92,11 @@ class Aligner(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into a folder, each atomically; existing ones are replaced."""
-        from graphalign.files import write_text
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_state({n: p.detach() for n, p in self.state_dict().items()}, folder / "model.safetensors", force=True)
-        write_text(json.dumps(asdict(self.config), indent=2) + "\n", folder / "config.json", force=True)
+        with atomic_write(folder / "config.json", force=True) as draft:
+            draft.write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> Aligner:
