@@ -20,7 +20,9 @@ def chain_network(state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor]:
 
     Linear layers alone make an MLP, convolutions a CNN, and 8, 10, 13 or 16 convolutions in the stages of a VGG a VGG, all with
     ReLU (for other activations call `mlp_network` or `cnn_network`). The network has the symmetries of the one that the
-    state dict came from; see `cnn_network` for what it need not share. The tensors are shared, not copied, and not modified.
+    state dict came from; see `cnn_network` for what it need not share. Skip connections without weights, around layers that are not
+    named as blocks, leave no trace in a state dict: of such a network pass the module. The tensors are shared, not copied, and
+    not modified.
 
     Raises:
         InvalidInput: the tensors are no plain chain, or it is not certain how they are connected; every reason is listed.

@@ -18,7 +18,7 @@ TELLTALES = re.compile(
     r"(^|[._])(downsample|shortcut|skip|residual|identity|attn|attention|self_attn|qkv|[qkv]_?proj|query|key|value|"
     r"embed(ding)?s?|emb|wte|wpe|gate(_proj)?|deconv\d*|convt\d*|(conv)?transposed?\d*|lstm|gru|rnn)(?=$|[._])"
 )
-BLOCK = re.compile(r"^(\d+|(res|dense|conv)?_?(block|layer|stage|unit|bottleneck|cell)s?_?\d*)$")
+BLOCK = re.compile(r"^(\d+|(res|dense|conv)?_?(block|layer|stage|unit|bottleneck|cell)_?\d*)$")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ChainModule:
     """The tensors under one module path.
 
     Attributes:
-        path: module path; empty for the network itself.
+        path: module path.
         tensors: by last part of the key.
     """
 
@@ -45,7 +45,7 @@ class ChainModule:
 
     def key(self, leaf: str) -> str:
         """State-dict key of one of its tensors."""
-        return f"{self.path}.{leaf}" if self.path else leaf
+        return f"{self.path}.{leaf}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def read_modules(state: Mapping[str, Tensor]) -> tuple[ChainModule, ...]:
         f"'{key}' is {type(t).__name__}, expected a dense tensor"
         for key, t in state.items()
         if not isinstance(t, Tensor) or t.layout != torch.strided or t.is_quantized
+    ]
+    problems += [
+        f"'{key}' names no module; a single layer has no hidden units to align"
+        for key in state
+        if isinstance(key, str) and not all(key.rpartition(".")[0].split("."))
     ]
     if not state:
         problems.append("there are no tensors in it")

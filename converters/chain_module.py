@@ -41,7 +41,7 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The output (N, C) of the last layer for inputs (N, D) or (N, C, *positions)."""
         for step in self._steps:
-            x = self.get_submodule(step.path)(x) if step.path else nn.functional.linear(x, self.weight, self.bias)
+            x = self.get_submodule(step.path)(x)
             if step.norm is not None:
                 x = self.get_submodule(step.norm)(x)
             for module in step.after:
@@ -58,10 +58,7 @@ def build(layers: Sequence[ChainLayer], after: Sequence[Sequence[nn.Module]]) ->
     """
     chain = Chain([Step(layer.matrix.path, layer.norm.path if layer.norm else None, tuple(m)) for layer, m in zip(layers, after, strict=True)])
     for layer in layers:
-        if layer.matrix.path:
-            _place(chain, layer.matrix, _layer(layer.weight, "bias" in layer.matrix.tensors))
-        else:
-            _fill(chain, {"weight": layer.weight, "bias": layer.matrix.tensors.get("bias")})
+        _place(chain, layer.matrix, _layer(layer.weight, "bias" in layer.matrix.tensors))
         if layer.norm is not None:
             tensors = layer.norm.tensors
             norm = NORMS[layer.weight.dim()](layer.norm.channels, affine="weight" in tensors, device="meta")
@@ -103,11 +100,10 @@ def _place(chain: Chain, source: ChainModule, module: nn.Module) -> None:
         raise InvalidInput(f"'{source.path}' cannot be the name of a module: {error}; rename its tensors") from None
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for leaf in ("weight", "bias"):
         if leaf in tensors:
-            tensor = tensors[leaf]
-            module.register_parameter(leaf, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+            module.register_parameter(leaf, nn.Parameter(tensors[leaf], requires_grad=False))
     for leaf in ("running_mean", "running_var", "num_batches_tracked"):
         if leaf in tensors:
             module.register_buffer(leaf, tensors[leaf])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ def read_chain(state: Mapping[str, Tensor]) -> tuple[ChainLayer, ...]:
 def chain_problems(layers: Sequence[ChainLayer]) -> list[str]:
     """Why data cannot flow through the layers in this order."""
     problems = [] if layers else ["there is no weight matrix in it"]
-    for previous, layer in zip(layers, layers[1:], strict=False):
+    for previous, layer in pairwise(layers):
         here, before = layer.matrix.key("weight"), previous.matrix.key("weight")
         shape, channels = tuple(layer.weight.shape), previous.matrix.channels
         if layer.is_conv and not previous.is_conv:

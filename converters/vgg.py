@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ def vgg_problems(layers: tuple[ChainLayer, ...]) -> list[str]:
         problems.append("some convolutions have a batch norm and some have none; for such networks use cnn_network")
     else:
         ends = [sum(STAGES[len(convs)][:i]) for i in range(6)]
-        for first, last in zip(ends, ends[1:], strict=False):
+        for first, last in pairwise(ends):
             widths = [layer.matrix.channels for layer in convs[first:last]]
             if len(set(widths)) > 1:
                 problems.append(f"convolutions {first} to {last - 1} are one stage but have {widths} channels; for such networks use cnn_network")

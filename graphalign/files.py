@@ -56,7 +56,7 @@ def load_state(path: AnyPath) -> dict[str, Tensor]:
 
 def _load_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(file), framework="pt", device="cpu") as opened:  # type: ignore[no-untyped-call]
+        with safe_open(str(file), framework="pt", device="cpu") as opened:
             keys: list[str] = list(opened.keys())
             state = {key: cast(Tensor, opened.get_tensor(key)) for key in keys}
             metadata: dict[str, str] = opened.metadata() or {}

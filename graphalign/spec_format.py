@@ -27,7 +27,7 @@ def format_table(spec: NetworkSpec) -> str:
     """
     units = sum(cell.units for cell in spec.cells)
     head = f"NetworkSpec: {_count(units, 'movable unit')} in {_count(len(spec.cells), 'cell')}, {_count(len(spec.shapes), 'tensor')}"
-    rows = [("cell", "units", "blocks", "activation", "free", "moves")]
+    rows: list[tuple[str, ...]] = [("cell", "units", "blocks", "activation", "free", "moves")]
     rows += [_row(spec, cell) for cell in spec.cells]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [head, ""] + ["  ".join([*(part.ljust(w) for part, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
