@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import logging
 import operator
+import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,8 +215,7 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(FlatOutputs(model), args, kwargs, strict=False)
         except Exception as failure:
@@ -220,6 +223,19 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if any(_writes_to_a_view(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
         return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's own reports off the terminal; failures are explained by `_explain`."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception) -> None:
@@ -233,16 +249,24 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fa
             f"{name} does not run on the example input of shape(s) {shapes}: {str(error).strip() or type(error).__name__}. "
             "Pass an input with which a plain call of the model succeeds (tuple for several arguments, dict for keywords)."
         ) from None
-    text = str(failure)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     first = lines[0] if lines else type(failure).__name__
-    where = next((line for line in lines if ".py:" in line or line.startswith("File ")), "")
-    if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(failure).__name__ or "DataDependent" in text:
+    frames = [f for f in traceback.extract_tb(failure.__traceback__) if not _is_machinery(f.filename)]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
+    if "data-dependent" in str(failure).lower() or "DataDependent" in type(failure).__name__:
         raise UnsupportedNetwork(
-            f"{name} branches on the values of its data, so it has no fixed graph: {first} {where}".strip(),
-            remedy="replace the Python branch by torch.where or torch.cond-free code, or trace the submodules that do not branch",
+            f"{name} branches on the values of its data{where}, so it has no fixed graph ({first})",
+            remedy="replace the Python branch by torch.where, or align the submodules that do not branch",
         ) from None
-    raise UnsupportedNetwork(f"torch.export cannot export {name}: {first} {where}".strip(), remedy="make the model exportable") from None
+    raise UnsupportedNetwork(
+        f"torch.export cannot export {name}{where}: {first}", remedy="make the network exportable, or align the submodules that are"
+    ) from None
+
+
+def _is_machinery(path: str) -> bool:
+    """Whether a source file belongs to torch or to graphalign rather than to the network."""
+    roots = (os.path.dirname(torch.__file__), os.path.dirname(os.path.abspath(__file__)))
+    return path.startswith(roots) or path.startswith("<")
 
 
 def _writes_to_a_view(node: fx.Node) -> bool:
@@ -303,7 +327,11 @@ class _Tracer:
     def unsupported(self, reason: str) -> Any:
         assert self._node is not None
         self.offences.append(Offence(str(self._node.target), self.origin, _source(self._node), reason))
-        return opaque(self)
+        result = opaque(self)
+        for value in result if isinstance(result, tuple) else (result,):
+            if isinstance(value, Act) and value.ids.dim():  # moving units, so that operators further on are reported too
+                value.ids = self.nodes.new(value.shape[-1], self.origin).expand(value.shape)
+        return result
 
     # -- interpretation ------------------------------------------------------------------------------------------------
     def run(self) -> None:

@@ -69,6 +69,9 @@ def prepare_pair(
     networks = [load_state(x) if isinstance(x, (str, Path)) else x for x in (a, b)]
     states = [weights_of(network, name) for network, name in zip(networks, "AB", strict=True)]
     modules = [network for network in networks if isinstance(network, nn.Module)]
+    if len(modules) == 1:  # buffers that state dicts leave out belong to the code, not to the weights
+        unsaved = group.all_tensors(modules[0]).keys() - modules[0].state_dict().keys()
+        states = [{**{n: t for n, t in group.all_tensors(modules[0]).items() if n in unsaved}, **state} for state in states]
     if modules:
         if example_input is None:
             raise InvalidInput("align: found a module and no example_input; pass an input with which the module can be called")
@@ -106,7 +109,7 @@ def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mappi
     if problems:
         raise SpecMismatch(
             "the two networks do not have the same tensors:\n" + "\n".join(f"  - {p}" for p in problems)
-            + "\nPass two networks of one architecture;."
+            + "\nPass two networks of one architecture."
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,11 @@ def unit_rows(layout: AxisLayout, tensor: Tensor, cell: Cell) -> Tensor:
     else:
         split = tensor.reshape(layout.groups, tensor.shape[0] // layout.groups, *tensor.shape[1:])
         rows = split.movedim(1, -1).movedim(layout.axis, 1).flatten(0, 1)
-    positions = torch.from_numpy(layout.positions(cell.name)).to(tensor.device)
-    return rows.reshape(rows.shape[0], -1)[positions.flatten()].reshape(positions.shape[0], -1)
+    positions = layout.positions(cell.name)
+    if positions.size == len(rows) and (positions.reshape(-1) == np.arange(len(rows))).all():
+        return rows.reshape(positions.shape[0], -1)
+    index = torch.from_numpy(positions.reshape(-1)).to(tensor.device)
+    return rows.reshape(rows.shape[0], -1)[index].reshape(positions.shape[0], -1)
 
 
 def matched_tensors(spec: NetworkSpec) -> tuple[str, ...]:

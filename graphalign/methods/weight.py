@@ -8,16 +8,16 @@ the ascent is monotone everywhere. Ties keep the permutation they found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from graphalign import group
-from graphalign.assignment import assign_group
+from graphalign.assignment import assign, assign_group
 from graphalign.methods.problem import Problem
-from graphalign.spec import Cell, NetworkSpec
-from graphalign.weight_costs import matched_tensors, objective, similarity
+from graphalign.spec import AxisLayout, Cell, NetworkSpec
+from graphalign.weight_costs import matched_tensors, objective, similarity, unit_rows
 
 MAX_SWEEPS = 100
 RELATIVE_TOLERANCE = 1e-6
@@ -65,12 +65,17 @@ def ascend(
     groups = list(spec.groups.values())
     touched = [tuple(n for n in names if any(cell.name in layout.cells for layout in spec.axes_of_tensor[n] for cell in cells))
                for cells in groups]  # fmt: skip
+    neighbours = [[j for j, other in enumerate(touched) if set(other) & set(own)] for own in touched]
+    pending = set(range(len(groups)))  # groups whose neighbours moved since they were last improved
     for _ in range(MAX_SWEEPS):
-        improved = False
         for index in torch.randperm(len(groups), generator=generator).tolist():
+            if index not in pending:
+                continue
+            pending.discard(index)
             for cells in _steps(groups[index]):
-                improved |= _improve(spec, cells, touched[index], a, placed, current)
-        if not improved:
+                if _improve(spec, cells, touched[index], a, placed, current):
+                    pending.update(neighbours[index])
+        if not pending:
             break
     return current, objective(names, a, placed)
 
@@ -95,10 +100,12 @@ def _improve(
         step = {cells[0].name: _inside_blocks(cells[0], scores[cells[0].name])}
     if all(torch.equal(perm, torch.arange(len(perm))) for perm in step.values()):
         return False
+    gain = sum(float(_taken(scores[name], perm) - scores[name].diagonal().double().sum()) for name, perm in step.items())
+    scale = sum(float(s.abs().amax(1).double().sum()) for s in scores.values())
+    if gain <= RELATIVE_TOLERANCE * scale:
+        return False
     moved = _move(spec, {**group.identity(spec), **step}, placed, names)
-    before, after = objective(names, a, placed), objective(names, a, moved)
-    scale = sum(float(a[n].double().norm() * placed[n].double().norm()) for n in names)
-    if after - before <= RELATIVE_TOLERANCE * scale:
+    if _is_quadratic(spec, cells, names) and objective(names, a, moved) - objective(names, a, placed) <= RELATIVE_TOLERANCE * scale:
         return False
     placed.update(moved)
     for name, perm in step.items():
@@ -106,12 +113,20 @@ def _improve(
     return True
 
 
+def _taken(scores: Tensor, perm: Tensor) -> Tensor:
+    return scores.gather(1, perm[:, None].to(scores.device)).double().sum()
+
+
+def _is_quadratic(spec: NetworkSpec, cells: tuple[Cell, ...], names: tuple[str, ...]) -> bool:
+    """Whether some tensor holds units of these cells on two axes, so that the gain of a step is not the sum of its scores."""
+    own = {cell.name for cell in cells}
+    return any(sum(bool(own & set(layout.cells)) for layout in spec.axes_of_tensor[n]) > 1 for n in names)
+
+
 def _inside_blocks(cell: Cell, scores: Tensor) -> Tensor:
     """The best order inside each block, blocks staying where they are."""
     rows = torch.arange(cell.blocks)
     diagonal = scores.reshape(cell.blocks, cell.size, cell.blocks, cell.size)[rows, :, rows]
-    from graphalign.assignment import assign
-
     return group.join_blocks(rows, assign(diagonal))
 
 
@@ -145,7 +160,7 @@ def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str,
     return element
 
 
-def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Tensor]) -> list:  # type: ignore[type-arg]
+def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Tensor]) -> list[AxisLayout]:
     return [
         layout for layout in spec.axes_of_cell[cell.name]
         if layout.tensor in a
@@ -153,9 +168,7 @@ def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Te
     ]  # fmt: skip
 
 
-def _partial_similarity(cell: Cell, layouts: list, a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool) -> Tensor:  # type: ignore[type-arg]
-    from graphalign.weight_costs import unit_rows
-
+def _partial_similarity(cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool) -> Tensor:
     total = torch.zeros(cell.units, cell.units, dtype=torch.float64)
     for layout in layouts:
         if layout.tensor not in a:
