@@ -16,6 +16,7 @@ from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling
 FORMAT, VERSION = "graphalign-spec", 1
 MOVES_SHOWN = 6
 LINES_SHOWN = 20
+RULE = 100
 T = TypeVar("T")
 
 
@@ -31,7 +32,7 @@ def format_table(spec: NetworkSpec) -> str:
     rows += [_row(spec, cell) for cell in spec.cells]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [head, ""] + ["  ".join([*(part.ljust(w) for part, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
-    lines.insert(3, "-" * max(map(len, lines)))
+    lines.insert(3, "-" * min(RULE, max(map(len, lines))))
     joined = {name: cells for name, cells in spec.groups.items() if len(cells) > 1}
     if joined:
         lines += ["", "blocks that move together:"] + ["  " + ", ".join(cell.name for cell in cells) for cells in joined.values()]

@@ -173,6 +173,30 @@ def test_permuting_by_the_chain_spec_leaves_the_users_function() -> None:
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=0)
 
 
+def test_norm_after_the_activation_has_at_least_the_symmetries_claimed() -> None:
+    model = randomised(
+        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    ).double().eval()  # fmt: skip
+    state, x = model.state_dict(), torch.rand(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    expected, spec = model(x), chain_spec(model.state_dict())
+    moved = group.apply_to_state(spec, group.random_element(spec, torch.Generator().manual_seed(5)), state)
+    assert {rescaling.cell for rescaling in spec.rescalings} == {"0", "3"}
+    for rescaling in spec.rescalings:
+        factors = torch.rand(spec.by_name[rescaling.cell].units, dtype=torch.float64, generator=torch.Generator().manual_seed(6)) + 0.5
+        for sign, axes in ((1, rescaling.multiplied), (-1, rescaling.divided)):
+            for tensor, axis in axes:
+                shape = [1] * moved[tensor].dim()
+                shape[axis] = -1
+                moved[tensor] = moved[tensor] * (factors**sign).reshape(shape)
+    model.load_state_dict(moved)
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=0)
+
+
+def test_signs_are_not_free_where_max_pooling_may_follow() -> None:
+    network, x = cnn_network(cnn((2, 2), False).state_dict(), activation="tanh")
+    assert [cell.sign_free for cell in trace(network, x).cells] == [False, False, True]
+
+
 def test_the_state_is_shared_and_not_modified() -> None:
     state = Named().state_dict()
     before = {key: tensor.clone() for key, tensor in state.items()}
