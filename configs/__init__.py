@@ -1,0 +1,1 @@
+"""Configurations: Hydra composes them, classes take plain arguments."""

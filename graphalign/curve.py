@@ -1,0 +1,154 @@
+"""The loss along the line between two networks, and the figures that summarise it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphalign.errors import InvalidInput
+from graphalign.files import AnyPath, atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve:
+    """Loss and accuracy of lambda A + (1 - lambda) B: network B is at lambda = 0, network A at lambda = 1.
+
+    Attributes:
+        lambdas: increasing, from 0 to 1, shape (P,).
+        losses: mean loss at each lambda, shape (P,).
+        accuracies: share of correct predictions at each lambda, shape (P,), or None where there are no classes.
+        midpoint_loss: mean loss at lambda = 1/2.
+        midpoint_accuracy: accuracy at lambda = 1/2, or None.
+    """
+
+    lambdas: Values
+    losses: Values
+    accuracies: Values | None
+    midpoint_loss: float
+    midpoint_accuracy: float | None
+
+    @property
+    def psi(self) -> Values:
+        """Excess of the loss over the chord, shape (P,).
+
+        psi(lambda) = L(lambda A + (1 - lambda) B) - [lambda L(A) + (1 - lambda) L(B)]
+        """
+        return self.losses - self._chord(self.losses)
+
+    @property
+    def barrier(self) -> float:
+        """Largest excess loss, max psi (Frankle et al. 2020, arXiv 1912.05671); never negative, for psi is 0 at both ends."""
+        return float(self.psi.max())
+
+    @property
+    def auc(self) -> float:
+        """Integral of psi over [0, 1] by trapezoids; negative where the line runs below the chord."""
+        return float(np.trapezoid(self.psi, self.lambdas))
+
+    @property
+    def auc_clipped(self) -> float:
+        """Integral of max(psi, 0) over [0, 1] by trapezoids."""
+        return float(np.trapezoid(self.psi.clip(min=0.0), self.lambdas))
+
+    @property
+    def accuracy_barrier(self) -> float | None:
+        """Largest loss of accuracy against the chord, in [0, 1], or None where there are no classes."""
+        if self.accuracies is None:
+            return None
+        return float((self._chord(self.accuracies) - self.accuracies).max())
+
+    def _chord(self, values: Values) -> Values:
+        # at lambda = 0 and 1 this is the end's own value to the last bit, so that psi is exactly 0 there
+        chord: Values = self.lambdas * values[-1] + (1.0 - self.lambdas) * values[0]
+        return chord
+
+    def summary(self) -> dict[str, float]:
+        """The scalar figures by name, ready for JSON; accuracies only where there are classes."""
+        figures = {
+            "barrier": self.barrier,
+            "auc": self.auc,
+            "auc_clipped": self.auc_clipped,
+            "loss_a": float(self.losses[-1]),
+            "loss_b": float(self.losses[0]),
+            "midpoint_loss": self.midpoint_loss,
+        }
+        if self.accuracies is not None and self.midpoint_accuracy is not None and self.accuracy_barrier is not None:
+            figures |= {
+                "accuracy_a": float(self.accuracies[-1]),
+                "accuracy_b": float(self.accuracies[0]),
+                "midpoint_accuracy": self.midpoint_accuracy,
+                "accuracy_barrier": self.accuracy_barrier,
+            }
+        return figures
+
+    def draw(self, axes: Axes, label: str | None = None, **style: Any) -> None:
+        """Adds the loss curve to matplotlib axes; `style` goes to `Axes.plot`."""
+        axes.plot(self.lambdas, self.losses, label=label, **style)
+        axes.set_xlim(0.0, 1.0)
+        axes.set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
+        axes.set_ylabel("loss")
+
+    def plot(self, path: AnyPath) -> None:
+        """Draws loss and, where there are classes, accuracy to a PNG, SVG or PDF file, replacing it atomically.
+
+        Raises:
+            InvalidInput: matplotlib is missing, the ending is unknown, or the folder cannot be written.
+        """
+        figure = new_figure(7.0 if self.accuracies is not None else 4.0, 2.8)
+        panels = 1 if self.accuracies is None else 2
+        loss = figure.add_subplot(1, panels, 1)
+        self.draw(loss, color="C0")
+        loss.plot(self.lambdas, self._chord(self.losses), color="0.6", linestyle=":")
+        loss.set_title(f"barrier {self.barrier:.3f}")
+        if self.accuracies is not None:
+            accuracy = figure.add_subplot(1, panels, 2)
+            accuracy.plot(self.lambdas, 100 * self.accuracies, color="C0")
+            accuracy.set_xlim(0.0, 1.0)
+            accuracy.set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
+            accuracy.set_ylabel("accuracy (%)")
+            accuracy.set_title(f"midpoint {100 * (self.midpoint_accuracy or 0.0):.1f} %")
+        save_figure(figure, path)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={value:.4g}" for name, value in self.summary().items())
+        return f"Curve({len(self.lambdas)} points, {figures})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{value:.4g}</td></tr>" for name, value in self.summary().items())
+        return f"<table><caption>Curve, {len(self.lambdas)} points</caption>{rows}</table>"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of `width` x `height` inches that belongs to no window and no global state.
+
+    Raises:
+        InvalidInput: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InvalidInput("figures need matplotlib, which is not installed; run: pip install 'graphalign[demo]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: AnyPath) -> None:
+    """Writes a matplotlib figure to a PNG, SVG or PDF file, replacing it atomically.
+
+    Raises:
+        InvalidInput: the ending is unknown, or the folder cannot be written.
+    """
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in ("png", "svg", "pdf"):
+        raise InvalidInput(f"{path}: found the ending '{Path(path).suffix}', expected .png, .svg or .pdf; choose one of these")
+    with atomic_write(path, force=True) as temporary:
+        figure.savefig(temporary, format=ending, dpi=150)
