@@ -4,6 +4,6 @@ if __name__ != "graphalign.converters":
     raise ImportError("import graphalign.converters, not the top-level name 'converters'")
 
 from .rules import Context, elementwise, register_rule
-from .trace import trace
+from .trace import Inputs, trace
 
-__all__ = ["Context", "elementwise", "register_rule", "trace"]
+__all__ = ["Context", "Inputs", "elementwise", "register_rule", "trace"]

@@ -27,6 +27,15 @@ def contract(ctx: Context, equation: str, a: Any, b: Any) -> Any:
     return _between(ctx, left, right, out, ids_of(ctx, a), ids_of(ctx, b))
 
 
+def _fixed_result(ctx: Context, left: str, right: str, out: str, a: Any, b: Any) -> Act:
+    """A contraction's result of which nothing may move."""
+    sizes: dict[str, int] = {}
+    for labels, value in ((left, a), (right, b)):
+        for c, n in zip(labels, value.shape, strict=True):
+            sizes[c] = max(sizes.get(c, 1), n)
+    return Act(ctx.nodes.fresh_colours([sizes[c] for c in out]))
+
+
 def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weight) -> Any:
     ids = ids_of(ctx, x)
     ctx.read(x)
@@ -36,19 +45,19 @@ def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weigh
     lost = [c for c in right if c not in left and c not in out and w.shape[right.index(c)] > 1]
     if batch or lost:
         fix_all(ctx, [x, w], "is contracted with a batched weight")
-        return opaque(ctx)
+        return _fixed_result(ctx, left, right, out, x, w)
     labels = ctx.nodes.representative(ids, [left.index(c) for c in summed])
     in_dims, out_dims = [right.index(c) for c in summed], [right.index(c) for c in new]
     if in_dims and not bind(ctx.nodes, w, in_dims, labels):
-        return opaque(ctx)
+        return _fixed_result(ctx, left, right, out, x, w)
     if in_dims:
         set_role(ctx.nodes, w, in_dims, "in")
     if not out_dims:
-        return opaque(ctx)
+        return _fixed_result(ctx, left, right, out, x, w)
     units = axis_ids(ctx.nodes, w, out_dims)
-    if units is None:
-        fix_all(ctx, [x, w], "makes units along several axes of one weight")
-        return opaque(ctx)
+    if units is None:  # units along several axes of one weight stay where they are; those that it reads may move
+        fix_scale(ctx.nodes, w)
+        return _fixed_result(ctx, left, right, out, x, w)
     set_role(ctx.nodes, w, out_dims, "out")
     ctx.nodes.produce(units)
     if len(in_dims) == len(out_dims) == 1:
@@ -108,7 +117,7 @@ def _between(ctx: Context, left: str, right: str, out: str, a: Tensor, b: Tensor
     nodes.fix(first, "is mixed by a matrix that depends on the input")
     kept = [c for c in others if c not in summed]
     y = _align(_sum_positions(ctx, second, others, kept), "".join(kept), out)
-    return Act(nodes.combine(y, nodes.fresh_colours(output_shape(ctx)) if y.shape != output_shape(ctx) else y, scale=False))
+    return Act(nodes.combine(y, _fixed_result(ctx, left, right, out, a, b).ids, scale=False))
 
 
 def _in_order(ids: Tensor, current: list[str], wanted: list[str]) -> Tensor:
@@ -201,10 +210,15 @@ def _einsum(ctx: Context, equation: str, operands: Any, **_: Any) -> Any:
     if len(operands) == 1:
         fix_all(ctx, operands, "einsum with one operand")
         return opaque(ctx)
-    if len(operands) == 2 and all(len(set(p)) == len(p) for p in parts):
-        return _squeeze_broadcast(ctx, f"{parts[0]},{parts[1]}->{out}", *operands)
-    fix_all(ctx, operands, "einsum of more than two operands or with a diagonal")
-    return opaque(ctx)
+    if any(len(set(p)) < len(p) for p in parts):
+        fix_all(ctx, operands, "einsum with a diagonal")
+        return opaque(ctx)
+    (left, value), *rest = zip(parts, operands, strict=True)
+    for i, (right, other) in enumerate(rest):  # two at a time, from the left
+        needed = set(out).union(*(p for p, _ in rest[i + 1 :]))
+        kept = out if i + 1 == len(rest) else "".join(dict.fromkeys(c for c in left + right if c in needed))
+        left, value = kept, _squeeze_broadcast(ctx, f"{left},{right}->{kept}", value, other)
+    return value
 
 
 @register_rule("aten.scaled_dot_product_attention")

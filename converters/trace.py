@@ -60,8 +60,17 @@ class Message:
     geometry: dict[str, Any]
 
 
+class Inputs:
+    """An example input with positional and keyword arguments: `Inputs(x, mask=m)` stands for the call `model(x, mask=m)`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
 def split_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of an example input: a tensor, a tuple of arguments, or a dict of keywords."""
+    """Arguments of an example input: a tensor, a tuple of arguments, a dict of keyword arguments, or `Inputs`."""
+    if isinstance(example_input, Inputs):
+        return example_input.args, dict(example_input.kwargs)
     if isinstance(example_input, Mapping):
         return (), dict(example_input)
     if isinstance(example_input, (tuple, list)):
@@ -110,7 +119,7 @@ def trace(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) ->
 
     Args:
         model: any module that `torch.export` can export. It is run on fake tensors only and left as it was.
-        example_input: a tensor, a tuple of arguments or a dict of keyword arguments, as for a call of the model.
+        example_input: a tensor, a tuple of arguments, a dict of keyword arguments, or `Inputs` with both.
         fixed: operators ("aten.sort") or module paths ("encoder.router") through which nothing may move.
 
     Raises:

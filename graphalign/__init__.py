@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphalign.connectivity import Curve as Curve
     from graphalign.connectivity import barrier as barrier
     from graphalign.connectivity import interpolate as interpolate
+    from graphalign.converters import Inputs as Inputs
     from graphalign.converters import register_rule as register_rule
     from graphalign.converters import trace as trace
     from graphalign.converters.graph import neuron_graph as neuron_graph
@@ -40,7 +41,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.aligner": ("Aligner", "AlignerConfig"),
     "graphalign.alignment": ("Alignment",),
     "graphalign.connectivity": ("Curve", "barrier", "interpolate"),
-    "graphalign.converters": ("register_rule", "trace"),
+    "graphalign.converters": ("Inputs", "register_rule", "trace"),
     "graphalign.converters.graph": ("neuron_graph",),
     "graphalign.errors": ("CorruptFile", "GraphAlignError", "InvalidInput", "SpecMismatch", "UnsupportedNetwork"),
     "graphalign.files": ("load_state", "save_state"),

@@ -48,7 +48,7 @@ class Aligner(nn.Module):
         self.config = config or AlignerConfig()
         self.forward_weight = nn.Parameter(torch.tensor(1.0))
         self.backward_weight = nn.Parameter(torch.tensor(0.3))
-        self.kernel_weight = nn.Parameter(torch.tensor(0.3))
+        self.kernel_weight = nn.Parameter(torch.tensor(0.5))
         self.temperature = nn.Parameter(torch.tensor(0.05))
 
     def scores(

@@ -124,7 +124,7 @@ class Moments:
 
     def cosine(self) -> Tensor:
         """(V, V) correlations (cosines if not centred); rows and columns without variation are zero."""
-        return self.product / (_norm(self.square_a)[:, None] * _norm(self.square_b)[None])
+        return self.product / _norm(self.square_a)[:, None] / _norm(self.square_b)[None]
 
 
 def _norm(squares: Tensor) -> Tensor:

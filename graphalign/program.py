@@ -8,8 +8,8 @@ codes at the outputs become when they are sent back through the transposed weigh
 from __future__ import annotations
 
 import operator
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -196,6 +196,19 @@ def sweep(
         _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)
         return reads, pull(tuple(cotangent))[0]
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop")
+    with _no_fallback_warnings():
         return torch.func.vmap(single, randomness="different")(dict(inputs), list(cotangents))
+
+
+@contextmanager
+def _no_fallback_warnings() -> Iterator[None]:
+    """Operators without a batching rule are run one code at a time: slower, not wrong, and not the user's concern."""
+    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", None)
+    state = getattr(torch._C._functorch, "_is_vmap_fallback_warning_enabled", lambda: True)()
+    if switch:
+        switch(False)
+    try:
+        yield
+    finally:
+        if switch:
+            switch(state)

@@ -1,0 +1,1 @@
+"""Experiments: each prints a table and writes one results file."""
