@@ -64,13 +64,15 @@ def rescale(spec: NetworkSpec, tensors: Mapping[str, Tensor], scales: Sequence[T
     Raises:
         InvalidInput: the number or size of the factors does not fit the spec, or one of them is not positive and finite.
     """
-    problems = [f"{len(scales)} tensors of factors, the spec has {len(spec.rescalings)} rescalings"] * (len(scales) != len(spec.rescalings))
+    problems = []
+    if len(scales) != len(spec.rescalings):
+        problems.append(f"{len(scales)} tensors of factors, expected one for each of the {len(spec.rescalings)} rescalings")
     for number, (rescaling, factor) in enumerate(zip(spec.rescalings, scales, strict=False)):
-        units = spec.by_name[rescaling.cell].units
+        units, where = spec.by_name[rescaling.cell].units, f"rescaling {number} of cell '{rescaling.cell}'"
         if tuple(factor.shape) != (units,):
-            problems.append(f"rescaling {number} of cell '{rescaling.cell}': factors of shape {tuple(factor.shape)}, expected ({units},)")
+            problems.append(f"{where}: factors of shape {tuple(factor.shape)}, expected ({units},)")
         elif not bool((factor > 0).all() and torch.isfinite(factor).all()):
-            problems.append(f"rescaling {number} of cell '{rescaling.cell}': factors that are not positive and finite")
+            problems.append(f"{where}: factors that are not positive and finite; pass exp of finite logarithms")
     if problems:
         raise InvalidInput("these factors do not fit the spec:\n" + "\n".join(f"  - {p}" for p in problems))
     changed: dict[str, Tensor] = {}
@@ -138,18 +140,16 @@ class _Balance:
             self.squares[name] = square.sum(rest) if rest else square
 
     def solve(self) -> list[Tensor]:
-        relaxation, previous, trusted = 1.0, float("inf"), True
+        relaxation, previous, best = 1.0, float("inf"), float("inf")
         for sweep in range(MAX_SWEEPS):
             step = max((self._update(r, relaxation) for r in range(len(self.logs))), default=0.0)
             if step <= TOLERANCE:
                 break
             if sweep == 20 and step < previous:
-                rate = min(step / previous, 0.9999)
-                relaxation = 2 / (1 + (1 - rate) ** 0.5)
-            elif sweep > 20 and relaxation > 1 and step > 10 * best:
-                relaxation, trusted = 1.0, False
-            best = step if sweep == 0 or not trusted else min(step, best)
-            previous = step
+                relaxation = 2 / (1 + (1 - min(step / previous, 0.9999)) ** 0.5)
+            elif step > 10 * best:
+                relaxation = 1.0
+            previous, best = step, min(step, best)
         return self.logs
 
     def _update(self, number: int, relaxation: float) -> float:
