@@ -111,14 +111,10 @@ def bind(nodes: Nodes, weight: Weight, dims: Sequence[int], labels: Tensor, scal
     """
     dims = [d % len(weight.shape) for d in dims]
     tight = tighten(labels)
+    if len(dims) > 1 and bool((tight < 0).all()):
+        return True
     varying = [i for i in range(len(dims)) if tight.stride(i) != 0 and tight.shape[i] > 1]
-    if not varying:
-        if len(dims) == 1 and bool((tight >= 0).any()):
-            varying = [0]
-        elif bool((tight < 0).all()):
-            return True
-        else:
-            varying = [i for i in range(len(dims)) if tight.shape[i] > 1][:1] or [0]
+    varying = varying or [i for i in range(len(dims)) if tight.shape[i] > 1][:1] or [0]
     index = tuple(slice(None) if i in varying else 0 for i in range(len(dims)))
     core = labels[index]
     ids = axis_ids(nodes, weight, [dims[i] for i in varying])

@@ -86,9 +86,10 @@ def barrier(
 
     lambdas = np.linspace(0.0, 1.0, points)
     ends = {lam: score(lam) for lam in (0.0, 1.0)}
-    found = ", ".join(f"{ends[lam].loss} for {name}" for name, lam in (("A", 1.0), ("B", 0.0)) if not math.isfinite(ends[lam].loss))
-    if found:
-        raise InvalidInput(f"barrier: found a loss of {found} on this data, expected finite ones; pass networks that have not diverged")
+    diverged = [f"{ends[lam].loss} for {name}" for name, lam in (("A", 1.0), ("B", 0.0)) if not math.isfinite(ends[lam].loss)]
+    if diverged:
+        found = " and ".join(diverged)
+        raise InvalidInput(f"barrier: found a loss of {found} on this data, expected a finite one; pass networks that are trained")
     scores = [ends[0.0], *(score(float(lam)) for lam in lambdas[1:-1]), ends[1.0]]
     middle = scores[points // 2] if points % 2 else score(0.5)
     accuracies = [s.accuracy for s in scores if s.accuracy is not None]

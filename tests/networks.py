@@ -132,6 +132,9 @@ class VGG(nn.Module):
         second = [nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout()] if head == "large" else []
         last = nn.Linear(hidden, classes)
         self.classifier: nn.Module = last if head == "small" else nn.Sequential(*wide, *second, last)
+        for layer in self.modules():  # PyTorch's own initialisation fades: after 16 layers the output hardly depends on the input
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
@@ -405,7 +408,7 @@ def images(build: Callable[[], nn.Module], size: int = 8) -> Factory:
 
 def _vgg_cases() -> dict[str, Factory]:
     def case(depth: int, batch_norm: bool, head: Head) -> Factory:
-        return images(lambda: vgg(depth, batch_norm, 1 / 32, head), 32)
+        return images(lambda: vgg(depth, batch_norm, 1 / 16, head), 32)
 
     small = {f"vgg_{d}{'_bn' if bn else ''}": case(d, bn, "small") for d in VGG_STAGES for bn in (False, True)}
     return {**small, "vgg_11_hidden_head": case(11, False, "hidden"), "vgg_11_large_head": case(11, True, "large")}
