@@ -25,8 +25,10 @@ CHUNK_VALUES = 8_000_000
 """Activation entries held at once, over the codes of one chunk."""
 MULTIPLY_BUDGET = 2e10
 """Multiplications of one forward sweep over all codes, from which the number of codes follows."""
-CODES = (64, 4096)
-"""Fewest and most codes."""
+FEWEST_CODES = 64
+MOST_CODES = 4096
+MOST_IMAGES = 512
+"""Most codes of a network whose units have feature maps: every position is a sample."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def code_count(architecture: Architecture) -> int:
         for n in shapes.get(block.step, ()):
             outputs *= n
         cost += weights * max(outputs // max(len(block.target), 1), 1)
-    return int(min(max(MULTIPLY_BUDGET / max(cost, 1.0), CODES[0]), CODES[1]))
+    spatial = any(len(shape) > 3 for shape in shapes.values())
+    return int(min(max(MULTIPLY_BUDGET / max(cost, 1.0), FEWEST_CODES), MOST_IMAGES if spatial else MOST_CODES))
 
 
 @dataclass
