@@ -154,19 +154,27 @@ class NeuronGraph:
 
     @cached_property
     def units(self) -> dict[str, Tensor]:
-        """By step, the unit of each node numbered over all cells (`Architecture.offsets`), -1 if fixed; LongTensor (N,)."""
+        """By step, the unit of each node numbered over all cells (`Architecture.offsets`), LongTensor (N,).
+
+        -1 if the node is fixed, or if it comes out of a contraction that has no weight block and its readers do not tell.
+        """
         found = {step: torch.full((count,), -1) for step, count in self.nodes.counts.items()}
-        incoming: dict[str, list[tuple[str, Tensor]]] = {}
-        for edges in self.nodes.edges:
-            if edges.relation == "identity":
-                incoming.setdefault(edges.target, []).append((edges.source, edges.index))
-        for layer in self.layers:
-            if layer.step in self.block_of:
-                found[layer.step] = self.block_of[layer.step].target.clone()
-            elif layer.step in found and layer.cells:
-                for source, index in incoming.get(layer.step, []):
-                    known = found[source][index[0]]
-                    found[layer.step][index[1][known >= 0]] = known[known >= 0]
+        identities = [edges for edges in self.nodes.edges if edges.relation == "identity"]
+        movable = {layer.step for layer in self.layers if layer.cells}
+        for block in self.blocks:
+            if block.step in found:
+                found[block.step] = block.target.clone()
+        for edges in identities:
+            if edges.target in movable:
+                _fill(found[edges.target], edges.index[1], found[edges.source][edges.index[0]])
+        for block in reversed(self.blocks):  # units made by a computed weight are known from those that read them
+            for step, chosen in self.nodes.locate(self.nodes.reads.get(block.step, torch.empty(0, dtype=torch.long))):
+                if step in movable and block.op != "embedding":
+                    _fill(found[step], self.nodes.reads[block.step][chosen] - self.nodes.offsets[step], block.source[chosen])
+        for edges in reversed(identities):
+            one_to_one = len(edges.index[0]) == len(set(edges.index[0].tolist()))
+            if edges.source in movable and one_to_one:
+                _fill(found[edges.source], edges.index[0], found[edges.target][edges.index[1]])
         return found
 
     @cached_property
@@ -226,6 +234,12 @@ class NeuronGraph:
         nodes = sum(self.nodes.counts.values())
         weights = sum(self.weight(block).numel() for block in self.blocks)
         return f"NeuronGraph({len(self.layers)} layers, {nodes} nodes, {weights} weights, {len(self.spec.cells)} cells)"
+
+
+def _fill(units: Tensor, places: Tensor, known: Tensor) -> None:
+    """Sets units at places where they are known, unless they were known before."""
+    new = (known >= 0) & (units[places] < 0)
+    units[places[new]] = known[new]
 
 
 def _product(sizes: tuple[int, ...]) -> int:

@@ -43,7 +43,7 @@ def to_hetero_data(graph: NeuronGraph) -> HeteroData:
 
 def _add_weights(data: HeteroData, graph: NeuronGraph, block: WeightBlock, folded: Tensor) -> None:
     weight = graph.weight(block)
-    outputs, inputs, positions = weight.shape
+    outputs, _, positions = weight.shape
     index = graph.inputs(block)[:, :, None].expand(weight.shape).flatten()
     target = torch.arange(outputs)[:, None, None].expand(weight.shape).flatten()
     kernel = torch.arange(positions).expand(weight.shape).flatten()

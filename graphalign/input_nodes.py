@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from graphalign.architecture import Architecture, WeightBlock

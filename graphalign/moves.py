@@ -15,8 +15,9 @@ from graphalign.numbering import carried, tighten
 
 UNCHANGED = frozenset(
     (
-        "contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "lift_fresh", "positive", "float",
-        "double", "half", "bfloat16", "cpu", "dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
+        "contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "lift_fresh", "positive",
+        "float", "double", "half", "bfloat16", "cpu", "dropout", "native_dropout", "feature_dropout", "alpha_dropout",
+        "feature_alpha_dropout",
     )
 )  # fmt: skip
 """Operators whose result is their first operand."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -127,6 +128,8 @@ class _Interpreter:
         shapes = result_shapes(node)
         if node.name in self.blocks:
             return self._weights(node, self.blocks[node.name], shapes[0])
+        if op_name(node) == "linear" or op_name(node).startswith("conv"):
+            return self._computed_weights(node, shapes[0])
         ids = self._combine(node.name, shapes[0], self._parts(node, shapes[0]))
         return (ids, *(None for _ in shapes[1:])) if isinstance(node.meta.get("val"), (tuple, list)) else ids
 
@@ -139,6 +142,17 @@ class _Interpreter:
         self.reads[node.name] = self._table(block) if block.op == "embedding" else self._read(node, block, kernel_rank)
         view = [-1 if d == axis else 1 for d in range(len(shape))]
         return torch.arange(start, start + count).reshape(view).expand(tuple(shape))
+
+    def _computed_weights(self, node: fx.Node, shape: Sequence[int]) -> Tensor:
+        """A layer whose weight is computed from several parameters has no block: every node it reads may feed every output."""
+        spatial = len(result_shapes(node.all_input_nodes[1])[0]) - 2
+        axis = len(shape) - 1 - spatial
+        start = self._new(node.name, shape[axis])
+        targets = torch.arange(start, start + shape[axis])
+        ids = self.values.get(node.all_input_nodes[0].name)
+        if isinstance(ids, Tensor):
+            self.pairs.append((node.name, "mix", distinct_pairs(core(tighten(ids)).reshape(-1, 1), targets)))
+        return targets.reshape([-1 if d == axis else 1 for d in range(len(shape))]).expand(tuple(shape))
 
     def _table(self, block: WeightBlock) -> Tensor:
         size = self.architecture.spec.shapes[block.tensor][block.in_axis]
@@ -170,6 +184,15 @@ class _Interpreter:
             rows = {d: d + rank - a.dim() for d in range(a.dim() - 1)}
             columns = {d: d + rank - b.dim() for d in range(b.dim()) if d != b.dim() - 2}
             return [aligned(a, shape, rows), aligned(b, shape, columns)]
+        if name == "einsum" and isinstance(node.args[0], str) and "->" in node.args[0] and "." not in node.args[0]:
+            inputs, result = node.args[0].replace(" ", "").split("->")
+            named = zip(inputs.split(","), node.all_input_nodes, strict=True)
+            labels = [label for label, n in named if isinstance(self.values.get(n.name), Tensor)]
+            places = [{d: result.index(c) for d, c in enumerate(label) if c in result} for label in labels]
+            return [aligned(t, shape, place) for t, place in zip(operands, places, strict=True)]
+        if name == "glu":
+            dim = int(node.args[1]) if len(node.args) > 1 else -1  # type: ignore[arg-type]
+            return [carried(half, shape) for half in operands[0].chunk(2, dim)]
         return [carried(t, shape) for t in operands]
 
     def _joined(self, node: fx.Node, name: str, shape: Sequence[int]) -> list[Tensor]:
@@ -193,7 +216,7 @@ class _Interpreter:
     def _combine(self, step: str, shape: Sequence[int], parts: Sequence[Tensor]) -> Tensor:
         if not parts:
             return torch.tensor(self._new(step, 1)).expand(tuple(shape))
-        small = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
+        small = np.broadcast_shapes(*(p.shape[:-1] for p in parts))
         first, number = numbered([p[..., 0].expand(small).flatten() for p in parts])
         ids = (self._new(step, len(first)) + number).reshape(small)
         for part in parts:

@@ -87,7 +87,7 @@ def numbered(columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def distinct_pairs(source: Tensor, target: Tensor) -> Tensor:
     """Distinct (source, target) pairs of two tensors that broadcast together, without constants; LongTensor (2, E)."""
-    shape = torch.broadcast_shapes(source.shape, target.shape)
+    shape = np.broadcast_shapes(source.shape, target.shape)
     pairs = torch.stack([source.expand(shape).flatten(), target.expand(shape).flatten()])
     first, _ = numbered([pairs[1], pairs[0]])
     pairs = pairs[:, first]

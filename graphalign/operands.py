@@ -82,20 +82,21 @@ class Operands:
 
     def _argument(self, node: fx.Node, block: WeightBlock) -> Tensor | None:
         name, args = op_name(node), node.args
+        found: Tensor | None = None
         if block.op == "conv" or name == "linear":
-            return self.value(args[1])
-        if block.op == "embedding":
-            return self.value(args[0]).T
-        if name in ("addmm", "addmv", "baddbmm"):
-            return self.value(args[2]).T
-        if name in ("matmul", "mm", "bmm", "mv") and len(args) == 2:
+            found = self.value(args[1])
+        elif block.op == "embedding":
+            found = self.value(args[0]).T
+        elif name in ("addmm", "addmv", "baddbmm"):
+            found = self.value(args[2]).T
+        elif name in ("matmul", "mm", "bmm", "mv") and len(args) == 2:
             left, right = (_rests_on_input(a, self.architecture) for a in args)
             if left and not right:
                 found = self.value(args[1])
-                return found.T if found.dim() == 2 else found[None]
-            if right and not left:
-                return self.value(args[0])
-        return None
+                found = found.T if found.dim() == 2 else found[None]
+            elif right and not left:
+                found = self.value(args[0])
+        return found
 
     def _stored(self, block: WeightBlock) -> Tensor:
         """The tensor itself, output axis first."""
