@@ -65,6 +65,17 @@ class Weight:
         return tuple(self.view.shape) if self.view is not None else self.size
 
 
+def broadcast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors expanded to their common shape."""
+    shape = broadcast_shape(*(tuple(t.shape) for t in tensors))
+    return tuple(t.expand(shape) for t in tensors)
+
+
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all shapes broadcast to."""
+    return tuple(np.broadcast_shapes(*(tuple(s) for s in shapes)))
+
+
 def mix(values: np.ndarray) -> np.ndarray:
     """64-bit hash of each entry (the finaliser of splitmix64)."""
     with np.errstate(over="ignore"):
@@ -107,11 +118,9 @@ def _collapse(tensor: Tensor) -> tuple[Tensor, torch.Size]:
 
 def collapse(*tensors: Tensor) -> tuple[list[Tensor], torch.Size]:
     """Tensors broadcast together, cut to one entry along dimensions in which none of them varies; and the full shape."""
-    full = torch.broadcast_tensors(*tensors)
+    full = broadcast(*tensors)
     shape = full[0].shape
-    index = tuple(
-        slice(0, 1) if n > 1 and all(t.stride(d) == 0 for t in full) else slice(None) for d, n in enumerate(shape)
-    )
+    index = tuple(slice(0, 1) if n > 1 and all(t.stride(d) == 0 for t in full) else slice(None) for d, n in enumerate(shape))
     return [t[index] for t in full], shape
 
 
@@ -134,7 +143,8 @@ def classes(count: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.nda
     _, component = connected_components(graph, directed=False)
     first = np.full(component.max() + 1, count)
     np.minimum.at(first, component, np.arange(count))
-    return first[component]
+    smallest: np.ndarray = first[component]
+    return smallest
 
 
 class Nodes:
@@ -174,7 +184,8 @@ class Nodes:
         """Which nodes stand for a block of units (a head, a group); bool, shape (nodes,)."""
         if len(self._is_block) > 1:
             self._is_block = [np.concatenate(self._is_block)]
-        return self._is_block[0] if self._is_block else np.zeros(0, dtype=bool)
+        flags: np.ndarray = self._is_block[0] if self._is_block else np.zeros(0, dtype=bool)
+        return flags
 
     def fresh_colours(self, shape: Sequence[int]) -> Tensor:
         """Colours that differ from each other and from all others; shape `shape`."""
@@ -311,7 +322,7 @@ class Nodes:
     @staticmethod
     def _only_broadcast(ids: Tensor, colours: Tensor) -> bool:
         """Whether the colours are broadcast along every dimension in which the ids vary."""
-        ids, colours = torch.broadcast_tensors(ids, colours)
+        ids, colours = broadcast(ids, colours)
         return all(n == 1 or s == 0 or c == 0 for n, s, c in zip(ids.shape, ids.stride(), colours.stride(), strict=True))
 
     @staticmethod

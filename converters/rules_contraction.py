@@ -84,10 +84,9 @@ def _align(ids: Tensor, labels: str, out: str) -> Tensor:
 def _between(ctx: Context, left: str, right: str, out: str, a: Tensor, b: Tensor) -> Any:
     nodes = ctx.nodes
     a, b = nodes.canonical(a), nodes.canonical(b)
-    for labels, value in ((left, a), (right, b)):
-        for c in labels:
-            if c not in out and c not in (right if labels is left else left) and value.shape[labels.index(c)] > 1:
-                nodes.fix(value, "is summed out of a product")
+    for own, other, value in ((left, right, a), (right, left, b)):
+        if any(c not in out and c not in other and value.shape[own.index(c)] > 1 for c in own):
+            nodes.fix(value, "is summed out of a product")
     summed = [c for c in left if c in right and c not in out]
     ctx.nodes.fix_scale(a)
     ctx.nodes.fix_scale(b)
@@ -105,8 +104,8 @@ def _between(ctx: Context, left: str, right: str, out: str, a: Tensor, b: Tensor
         y = nodes.representative(b, [right.index(c) for c in keep])
         x = _in_order(x, [c for c in left if c in keep], keep)
         y = _in_order(y, [c for c in right if c in keep], keep)
-        labels = nodes.combine(x, y, scale=False)
-        result = nodes.block_labels(labels, list(range(len(batch), len(keep))), ctx.origin)
+        tied = nodes.combine(x, y, scale=False)
+        result = nodes.block_labels(tied, list(range(len(batch), len(keep))), ctx.origin)
         rest = _align(result, "".join(batch), out)
         sizes = {**dict(zip(right, b.shape, strict=True)), **dict(zip(left, a.shape, strict=True))}
         shape = [max(sizes[c], rest.shape[i]) for i, c in enumerate(out)]
@@ -271,7 +270,16 @@ def _conv_transpose(
 
 @register_rule("aten.convolution")
 def _aten_convolution(
-    ctx: Context, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, _out: Any, groups: int
+    ctx: Context,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    _out: Any,
+    groups: int,
 ) -> Any:
     return _convolution(ctx, x, weight, bias, groups, transposed=transposed, stride=stride, padding=padding, dilation=dilation)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .domain import Act, Const, Weight, collapse
+from .domain import Act, Const, Weight, broadcast_shape, collapse, varies
 from .rules import RULES, Context, Rule, elementwise, fix_all, ids_of, opaque, register_rule
 from .weights import axis_ids, bind, computed, fix_scale, set_role
 
@@ -30,7 +30,7 @@ for _name in PLAIN.split():
 
 def combine_weight(ctx: Context, x: Tensor, weight: Weight, additive: bool) -> Tensor:
     """Ids of activation (op) weight: the weight's entries sit at the units they meet."""
-    shape = torch.broadcast_shapes(x.shape, weight.shape)
+    shape = broadcast_shape(x.shape, weight.shape)
     full = x.expand(shape)
     offset = len(shape) - len(weight.shape)
     dims = [d for d in range(len(weight.shape)) if weight.shape[d] > 1]
@@ -49,7 +49,7 @@ def combine_weight(ctx: Context, x: Tensor, weight: Weight, additive: bool) -> T
     bind(ctx.nodes, weight, dims or [0] if weight.shape else [], labels, scale=additive) if dims else None
     if additive:
         if dims:
-            tight = [d for d in dims if _moves(ctx, full, d + offset)]
+            tight = [d for d in dims if varies(full, [d + offset])]
             if len(tight) == 1:
                 set_role(ctx.nodes, weight, tight, "out")
             else:
@@ -59,15 +59,9 @@ def combine_weight(ctx: Context, x: Tensor, weight: Weight, additive: bool) -> T
     return full
 
 
-def _moves(ctx: Context, ids: Tensor, dim: int) -> bool:
-    from .domain import varies
-
-    return varies(ids, [dim])
-
-
 def combine_weights(ctx: Context, a: Weight, b: Weight) -> Weight:
     """An entrywise operation on two weights: their axes hold the same units."""
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape = broadcast_shape(a.shape, b.shape)
     axes: list[Tensor | None] = []
     for d in range(-len(shape), 0):
         wide = [w for w in (a, b) if -d <= len(w.shape) and w.shape[d] > 1]
@@ -110,11 +104,8 @@ def binary(kind: str) -> Rule:
                     ctx.nodes.fix_scale(ids_of(ctx, x))
                 return Act(combine_weight(ctx, ids_of(ctx, x), w, additive=kind == "add"))
         x, y = ids_of(ctx, a), ids_of(ctx, b)
-        scalar = not isinstance(a, Act) and x.numel() == 1 or not isinstance(b, Act) and y.numel() == 1
-        if kind == "add" and (bool((collapse(x)[0][0] < 0).any()) or bool((collapse(y)[0][0] < 0).any())):
-            ctx.nodes.fix_scale(x)
-            ctx.nodes.fix_scale(y)
-        elif kind == "other" or (kind == "mul" and bool((x >= 0).any()) and bool((y >= 0).any())):
+        scalar = (not isinstance(a, Act) and x.numel() == 1) or (not isinstance(b, Act) and y.numel() == 1)
+        if (kind == "add" and (bool((collapse(x)[0][0] < 0).any()) or bool((collapse(y)[0][0] < 0).any()))) or kind == "other" or (kind == "mul" and bool((x >= 0).any()) and bool((y >= 0).any())):
             ctx.nodes.fix_scale(x)
             ctx.nodes.fix_scale(y)
         if scalar and (x.dim() == 0 or y.dim() == 0):
@@ -128,8 +119,9 @@ for _name in ("add", "sub", "rsub", "subtract"):
     register_rule(f"aten.{_name}")(binary("add"))
 for _name in ("mul", "div", "multiply", "divide", "true_divide"):
     register_rule(f"aten.{_name}")(binary("mul"))
-for _name in """maximum minimum fmod remainder pow float_power atan2 eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
-bitwise_or bitwise_xor __and__ __or__ __xor__ xlogy floor_divide hypot fmin fmax copysign heaviside""".split():
+for (
+    _name
+) in ["maximum", "minimum", "fmod", "remainder", "pow", "float_power", "atan2", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__", "xlogy", "floor_divide", "hypot", "fmin", "fmax", "copysign", "heaviside"]:
     register_rule(f"aten.{_name}")(binary("other"))
 
 

@@ -91,8 +91,9 @@ def _group_norm(ctx: Context, x: Any, groups: int, weight: Any = None, bias: Any
 def _weight_norm(ctx: Context, v: Any, g: Any, dim: int = 0) -> Any:
     axes: list[Tensor | None] = [axis_ids(ctx.nodes, v, [d]) if v.shape[d] > 1 else None for d in range(len(v.shape))]
     own = axis_ids(ctx.nodes, g, [dim]) if len(g.shape) == len(v.shape) else None
-    if own is not None and axes[dim] is not None:
-        ctx.nodes.tie(own, axes[dim])
+    normed = axes[dim]
+    if own is not None and normed is not None:
+        ctx.nodes.tie(own, normed)
     out = computed(axes, v.shape, v, g)
     for w in (v, g, out):
         fix_scale(ctx.nodes, w)
@@ -147,7 +148,7 @@ def _reduce_weight(ctx: Context, w: Weight) -> Weight:
 
 for _name in ("mean", "sum"):
     register_rule(f"aten.{_name}")(reduction(_name, linear=True))
-for _name in "amax amin max min var std var_mean std_mean prod all any logsumexp nansum norm linalg_vector_norm median count_nonzero".split():
+for _name in ["amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "all", "any", "logsumexp", "nansum", "norm", "linalg_vector_norm", "median", "count_nonzero"]:
     register_rule(f"aten.{_name}")(reduction("norm" if _name in ("norm", "linalg_vector_norm") else _name))
 
 
@@ -205,8 +206,9 @@ for _dims in (1, 2, 3):
         register_rule(f"aten.{_name}{_dims}d")(spatial(_name, _dims))
     for _name in ("max_pool", "adaptive_max_pool", "fractional_max_pool"):
         register_rule(f"aten.{_name}{_dims}d", f"aten.{_name}{_dims}d_with_indices")(spatial(_name, _dims, linear=False))
-for _name in """upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d
-upsample_bicubic2d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa""".split():
+for (
+    _name
+) in ["upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]:
     register_rule(f"aten.{_name}")(spatial(_name, None))
 register_rule("aten.grid_sampler", "aten.grid_sampler_2d")(spatial("grid_sampler", 2))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .domain import Act, Const, Weight, colours_of, tighten
+from .domain import Act, Const, Weight, broadcast, colours_of, tighten
 from .rules import Context, Rule, fix_all, ids_of, opaque, output_shape, register_rule
 from .weights import axis_ids, computed, structural
 
@@ -110,7 +110,7 @@ def _expand_as(ctx: Context, x: Any, other: Any, *_: Any, **__: Any) -> Any:
 
 @register_rule("aten.broadcast_tensors")
 def _broadcast_tensors(ctx: Context, xs: Any) -> Any:
-    return tuple(Act(t) for t in torch.broadcast_tensors(*[ids_of(ctx, x) for x in xs]))
+    return tuple(Act(t) for t in broadcast(*[ids_of(ctx, x) for x in xs]))
 
 
 @register_rule("aten.cat", "aten.concat", "aten.concatenate")
@@ -160,7 +160,9 @@ def _pad(ctx: Context, x: Any, pad: Any, mode: Any = "constant", value: Any = No
            for d in padded_dims) and bool((tight >= 0).any()):  # fmt: skip
         core = tight[tuple(slice(0, 1) if d in padded_dims and tight.stride(d) == 0 else slice(None) for d in range(ids.dim()))]
         return Act(core.expand(output_shape(ctx)))
-    constant = int(colours_of(torch.tensor(float(value or 0.0)) if not isinstance(mode, (int, float)) else torch.tensor(float(mode))))
+    constant = int(
+        colours_of(torch.tensor(float(value or 0.0)) if not isinstance(mode, (int, float)) else torch.tensor(float(mode)))
+    )
     return Act(torch.nn.functional.pad(ids, list(pad), value=constant))
 
 
@@ -235,5 +237,3 @@ def _like(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
 @register_rule("aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_scalar", "aten._assert_async")
 def _ignored(ctx: Context, *_: Any, **__: Any) -> Any:
     return None
-
-

@@ -61,10 +61,10 @@ def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
             break
         ties += extra
     count = int(of_node.max()) + 1 if len(of_node) else 0
-    axes = {axis: of_node[ids.numpy()] for axis, ids in nodes.axis_nodes.items()}
+    axes: dict[Axis, np.ndarray] = {axis: of_node[ids.numpy()] for axis, ids in nodes.axis_nodes.items()}
     groups = dict.fromkeys(axes, 1)
-    for axis, (ids, n) in nodes.grouped_axes.items():
-        axes[axis], groups[axis] = of_node[ids.numpy()], n
+    for axis, (inside, n) in nodes.grouped_axes.items():
+        axes[axis], groups[axis] = of_node[inside.numpy()], n
     signature, colour, live = np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.zeros(count, bool)
     with np.errstate(over="ignore"):
         for i, (_axis, labels) in enumerate(axes.items()):
@@ -98,7 +98,9 @@ def _members(nodes: Nodes, of_node: np.ndarray, system_starts: np.ndarray) -> np
     return np.unique(np.stack([of_node[units], block_class, first[block_class]], axis=1), axis=0)
 
 
-def _merge_systems(nodes: Nodes, members: np.ndarray, of_node: np.ndarray, frozen: set[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _merge_systems(
+    nodes: Nodes, members: np.ndarray, of_node: np.ndarray, frozen: set[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ties between blocks of two systems that hold the same units; nested systems are added to `frozen`."""
     by_unit: dict[int, list[tuple[int, int]]] = {}
     for unit, block, system in members.tolist():
@@ -173,11 +175,17 @@ def _cells(facts: _Facts, members: np.ndarray, nodes: Nodes) -> list[_Draft]:
 
 def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        return mix(a) + b
+        total: np.ndarray = mix(a) + b
+    return total
 
 
 def _block_cells(
-    blocks: list[int], members_of: Mapping[int, set[int]], movable: np.ndarray, full: np.ndarray, signature: np.ndarray, group: int
+    blocks: list[int],
+    members_of: Mapping[int, set[int]],
+    movable: np.ndarray,
+    full: np.ndarray,
+    signature: np.ndarray,
+    group: int,
 ) -> list[_Draft]:
     """Cells of a group of exchangeable blocks; classes are numbered by first node, so sorting follows the axes."""
     inside = {b: sorted(u for u in members_of[b] if movable[u]) for b in blocks}
@@ -202,7 +210,12 @@ def _block_cells(
 
 
 def _spec(
-    nodes: Nodes, facts: _Facts, drafts: list[_Draft], shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str], buffers: tuple[str, ...]
+    nodes: Nodes,
+    facts: _Facts,
+    drafts: list[_Draft],
+    shapes: Mapping[str, tuple[int, ...]],
+    aliases: Mapping[str, str],
+    buffers: tuple[str, ...],
 ) -> tuple[NetworkSpec, dict[int, tuple[str, int]]]:
     names = _names(nodes, facts, drafts)
     place: dict[int, tuple[str, int]] = {
@@ -284,9 +297,7 @@ def _segments(units: list[tuple[str, int] | None]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _rescalings(
-    nodes: Nodes, facts: _Facts, drafts: list[_Draft], names: list[str]
-) -> tuple[list[Rescaling], set[str]]:
+def _rescalings(nodes: Nodes, facts: _Facts, drafts: list[_Draft], names: list[str]) -> tuple[list[Rescaling], set[str]]:
     """Scale freedoms of every cell, and the names of cells whose units may be negated."""
     scale = classes(nodes.count, nodes.scale_ties)
     scale_fixed, sign_fixed = set[int](), set[int]()
@@ -295,19 +306,15 @@ def _rescalings(
             target.update(scale[ids].tolist())
     covered: dict[int, dict[Axis, int]] = {}
     total: dict[int, dict[Axis, int]] = {}
-    for axis, ids in nodes.axis_nodes.items():
-        if axis in nodes.grouped_axes:
-            continue
-        for node in ids.tolist():
-            c = int(facts.of_node[node])
-            entry = covered.setdefault(int(scale[node]), {})
-            entry[axis] = entry.get(axis, 0) + 1
-            whole = total.setdefault(c, {})
-            whole[axis] = whole.get(axis, 0) + 1
     scales_of: dict[int, set[int]] = {}
-    for ids in nodes.axis_nodes.values():
-        for node in ids.tolist():
-            scales_of.setdefault(int(facts.of_node[node]), set()).add(int(scale[node]))
+    for axis, axis_ids in nodes.axis_nodes.items():
+        for node in axis_ids.tolist():
+            unit, factor = int(facts.of_node[node]), int(scale[node])
+            scales_of.setdefault(unit, set()).add(factor)
+            if axis in nodes.grouped_axes:
+                continue
+            for counts in (covered.setdefault(factor, {}), total.setdefault(unit, {})):
+                counts[axis] = counts.get(axis, 0) + 1
     rescalings: list[Rescaling] = []
     signs: set[str] = set()
     for name, draft in zip(names, drafts, strict=True):

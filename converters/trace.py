@@ -133,7 +133,9 @@ def trace(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) ->
 def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[str] = ()) -> Architecture:
     """As `trace`, with the program, layers and weight blocks that neuron graphs are built from."""
     if not isinstance(model, nn.Module):
-        raise InvalidInput(f"trace: found {type(model).__name__}, expected a torch.nn.Module; for a state dict see converters.chain_spec")
+        raise InvalidInput(
+            f"trace: found {type(model).__name__}, expected a torch.nn.Module; for a state dict see converters.chain_spec"
+        )
     if not any(True for _ in model.parameters()):
         raise UnsupportedNetwork(f"{type(model).__name__} has no parameters, so there is nothing to align")
     args, kwargs = split_example(example_input)
@@ -151,7 +153,8 @@ def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[
     if not spec.cells:
         reasons = "; ".join(f"{f.name}: {f.count} units, {f.reason}" for f in spec.fixed) or "no layer has more than one unit"
         raise UnsupportedNetwork(
-            f"{type(model).__name__} has no hidden unit that may move ({reasons})", remedy="align networks with at least one hidden layer"
+            f"{type(model).__name__} has no hidden unit that may move ({reasons})",
+            remedy="align networks with at least one hidden layer",
         )
     return _architecture(tracer, spec, node_units)
 
@@ -171,7 +174,7 @@ def _architecture(tracer: _Tracer, spec: NetworkSpec, node_units: Mapping[int, t
 
     def cells(value: Any) -> tuple[str, ...]:
         values = value if isinstance(value, tuple) else (value,)
-        found = [units(v.ids).unique().tolist() for v in values if isinstance(v, Act)]
+        found = [sorted(set(collapse(units(v.ids))[0][0].flatten().tolist())) for v in values if isinstance(v, Act)]
         return tuple(dict.fromkeys(cell_of_unit[u] for part in found for u in part if u >= 0))
 
     blocks = []
@@ -181,8 +184,14 @@ def _architecture(tracer: _Tracer, spec: NetworkSpec, node_units: Mapping[int, t
             (in_axis, _), (out_axis, _) = found  # type: ignore[misc]
             blocks.append(
                 WeightBlock(
-                    message.step, message.op, message.weight.name, units(message.source).clone(), units(message.target).clone(),
-                    in_axis, out_axis, message.geometry,
+                    message.step,
+                    message.op,
+                    message.weight.name,
+                    units(message.source).clone(),
+                    units(message.target).clone(),
+                    in_axis,
+                    out_axis,
+                    message.geometry,
                 )  # fmt: skip
             )
     return Architecture(
@@ -268,7 +277,8 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fa
             remedy="replace the Python branch by torch.where, or align the submodules that do not branch",
         ) from None
     raise UnsupportedNetwork(
-        f"torch.export cannot export {name}{where}: {first}", remedy="make the network exportable, or align the submodules that are"
+        f"torch.export cannot export {name}{where}: {first}",
+        remedy="make the network exportable, or align the submodules that are",
     ) from None
 
 
@@ -305,7 +315,9 @@ class _Tracer:
         self.values: dict[str, Any] = {}
         self.lifted: dict[str, str] = {}
         self.constants: dict[str, Tensor] = {}
-        self.origin, self.step, self.outputs, self.target = "", "", None, None
+        self.origin, self.step = "", ""
+        self.outputs: Any = None
+        self.target: Any = None
         self._node: fx.Node | None = None
         first: dict[int, str] = {}
         self.aliases: dict[str, str] = {}
@@ -351,7 +363,9 @@ class _Tracer:
             inputs[placeholder] = parameter(key, self.program.state_dict[name].shape)
         for placeholder, name in signature.inputs_to_buffers.items():
             key = self.lifted[placeholder] = self._key(name)
-            inputs[placeholder] = Const(self._buffers[key].detach() if key in self._buffers else self.program.constants[name], key)
+            inputs[placeholder] = Const(
+                self._buffers[key].detach() if key in self._buffers else self.program.constants[name], key
+            )
         for placeholder, name in signature.inputs_to_lifted_tensor_constants.items():
             self.constants[placeholder] = self.program.constants[name].detach()
             inputs[placeholder] = Const(self.constants[placeholder])
@@ -392,8 +406,8 @@ class _Tracer:
             fix_all(self, [result], "network output")
 
     def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
-        args = fx.node.map_arg(node.args, lambda n: values[n.name])
-        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
+        args: Any = fx.node.map_arg(node.args, lambda n: values[n.name])
+        kwargs: Any = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
         if node.target is operator.getitem:
             return args[0][args[1]]
         if str(node.target).split(".")[-1].startswith("wrap_with_") or "higher_order" in type(node.target).__module__:
@@ -481,4 +495,6 @@ def _source(node: fx.Node) -> str:
         return ""
     place, code = own[-1]
     parts = place.split(", ")
-    return f"{parts[0].removeprefix('File ').strip(chr(34))}:{parts[1].removeprefix('line ')} `{code}`" if len(parts) > 1 else place
+    return (
+        f"{parts[0].removeprefix('File ').strip(chr(34))}:{parts[1].removeprefix('line ')} `{code}`" if len(parts) > 1 else place
+    )

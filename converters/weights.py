@@ -118,6 +118,11 @@ def bind(nodes: Nodes, weight: Weight, dims: Sequence[int], labels: Tensor, scal
     index = tuple(slice(None) if i in varying else 0 for i in range(len(dims)))
     core = labels[index]
     ids = axis_ids(nodes, weight, [dims[i] for i in varying])
+    own = [i for i in range(core.dim()) if ids is None and _tells_apart(core, i)]
+    if len(own) == 1:  # rows that are units of other nodes so far (a class token beside patches): one axis
+        core = core.movedim(own[0], -1)
+        ids = axis_ids(nodes, weight, [dims[varying[own[0]]]])
+        ids = None if ids is None else ids.expand(core.shape)
     if ids is None:
         nodes.fix(core, f"'{weight.name or 'a computed weight'}' holds its units along several axes")
         for axis in all_axes(nodes, weight):
@@ -129,6 +134,15 @@ def bind(nodes: Nodes, weight: Weight, dims: Sequence[int], labels: Tensor, scal
     if bool(real.any()):
         nodes.tie(ids[real], core[real], scale)
     return True
+
+
+def _tells_apart(labels: Tensor, dim: int) -> bool:
+    """Whether no node sits at two indices of a dimension."""
+    rows = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
+    index = torch.arange(len(rows))[:, None].expand(rows.shape)
+    pairs = torch.stack([rows.flatten(), index.flatten()]).unique(dim=1)
+    nodes = pairs[0][pairs[0] >= 0]
+    return len(nodes) > 1 and len(nodes) == len(nodes.unique())
 
 
 def promote(nodes: Nodes, weight: Weight) -> Tensor:

@@ -76,7 +76,9 @@ class Alignment:
         Raises:
             InvalidInput: the two belong to different specs.
         """
-        return replace(self, permutations=group.compose(self.permutations, then.permutations), method=f"{self.method}+{then.method}")
+        return replace(
+            self, permutations=group.compose(self.permutations, then.permutations), method=f"{self.method}+{then.method}"
+        )
 
     @property
     def moved(self) -> float:
@@ -109,12 +111,16 @@ class Alignment:
         tensors = load_state(path)
         metadata = _metadata(path)
         if metadata.get("format") != FORMAT:
-            raise CorruptFile(f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}; pass a file that Alignment.save wrote")
+            raise CorruptFile(
+                f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}; pass a file that Alignment.save wrote"
+            )
         try:
             spec = spec_from_dict(json.loads(metadata["spec"]))
             return cls(spec, tensors, metadata.get("method", ""), int(metadata.get("seed", "0")))
         except (KeyError, ValueError, InvalidInput) as error:
-            raise CorruptFile(f"{path}: the alignment in it cannot be used ({error}); write it again with Alignment.save") from None
+            raise CorruptFile(
+                f"{path}: the alignment in it cannot be used ({error}); write it again with Alignment.save"
+            ) from None
 
     def __repr__(self) -> str:
         units = sum(len(perm) for perm in self.permutations.values())

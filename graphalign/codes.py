@@ -32,7 +32,7 @@ def input_codes(shape: Sequence[int], count: int, generator: torch.Generator) ->
         images = count
         for n in shape[:-3]:
             images *= n
-        return image_codes(images, tuple(shape[-3:]), generator).reshape(count, *shape)
+        return image_codes(images, (shape[-3], shape[-2], shape[-1]), generator).reshape(count, *shape)
     return torch.randn(count, *shape, generator=generator)
 
 

@@ -27,7 +27,7 @@ MULTIPLY_BUDGET = 2e10
 """Multiplications of one forward sweep over all codes, from which the number of codes follows."""
 FEWEST_CODES = 64
 MOST_CODES = 4096
-MOST_IMAGES = 512
+MOST_IMAGES = 256
 """Most codes of a network whose units have feature maps: every position is a sample."""
 
 

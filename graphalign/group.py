@@ -203,7 +203,9 @@ def check_state(spec: NetworkSpec, state: Mapping[str, Tensor], name: str = "the
             problems.append(f"'{key}' has shape {tuple(state[key].shape)}, expected {shape}")
     if problems:
         raise SpecMismatch(
-            f"{name} does not fit the spec:\n" + "\n".join(f"  - {p}" for p in problems) + "\nPass weights of the same architecture."
+            f"{name} does not fit the spec:\n"
+            + "\n".join(f"  - {p}" for p in problems)
+            + "\nPass weights of the same architecture."
         )
 
 

@@ -99,7 +99,9 @@ def weights_of(network: Any, name: str) -> dict[str, Tensor]:
     if isinstance(network, Mapping) and network and all(isinstance(v, Tensor) for v in network.values()):
         return {str(k): v.detach() for k, v in network.items()}
     found = "an empty mapping" if isinstance(network, Mapping) and not network else type(network).__name__
-    raise InvalidInput(f"network {name}: found {found}, expected a torch.nn.Module, a state dict of tensors, or a checkpoint path")
+    raise InvalidInput(
+        f"network {name}: found {found}, expected a torch.nn.Module, a state dict of tensors, or a checkpoint path"
+    )
 
 
 def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:

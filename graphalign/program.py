@@ -108,11 +108,11 @@ class Program:
         return None
 
     def _call(self, node: fx.Node, values: dict[str, Any], place: _Place) -> Any:
-        args = fx.node.map_arg(node.args, lambda n: values[n.name])
-        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
-        body = next((a for a in args if isinstance(a, fx.GraphModule)), None) if isinstance(args, (tuple, list)) else None
-        if body is not None:
-            operands = args[list(args).index(body) + 1 :]
+        args: Any = fx.node.map_arg(node.args, lambda n: values[n.name])
+        kwargs: Any = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
+        bodies = [i for i, a in enumerate(args) if isinstance(a, fx.GraphModule)]
+        if bodies:
+            body, operands = args[bodies[0]], args[bodies[0] + 1 :]
             names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
             return self._interpret(body, dict(zip(names, operands, strict=True)), place, {}, {})
         if any(word in str(node.target) for word in SKIPPED):
@@ -193,7 +193,7 @@ def sweep(
             outputs, reads = program.run(tensors, code, nudges)
             return tuple(outputs[i] for i in floating), reads
 
-        _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)
+        _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)  # type: ignore[misc]
         return reads, pull(tuple(cotangent))[0]
 
     with _no_fallback_warnings():

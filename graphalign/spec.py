@@ -257,15 +257,15 @@ def _problems(spec: NetworkSpec) -> Iterator[str]:
                 yield f"{where}: segment {segment} has a negative start or count, or a repeat below 1"
             if segment.cell is None:
                 continue
-            cell = spec.by_name.get(segment.cell)
-            if cell is None:
+            found = spec.by_name.get(segment.cell)
+            if found is None:
                 yield f"{where} names the unknown cell '{segment.cell}'"
-            elif segment.start + segment.count > cell.units:
-                yield f"{where} uses unit {segment.start + segment.count - 1} of '{cell.name}', which has {cell.units}"
+            elif segment.start + segment.count > found.units:
+                yield f"{where} uses unit {segment.start + segment.count - 1} of '{found.name}', which has {found.units}"
             else:
-                counts = np.bincount(layout.units_of(cell.name).clip(-1) + 1, minlength=cell.units + 1)[1:]
+                counts = np.bincount(layout.units_of(found.name).clip(-1) + 1, minlength=found.units + 1)[1:]
                 if counts.min() != counts.max():
-                    yield f"{where}: the units of '{cell.name}' do not all appear equally often"
+                    yield f"{where}: the units of '{found.name}' do not all appear equally often"
     for rescaling in spec.rescalings:
         if rescaling.cell not in spec.by_name:
             yield f"a rescaling names the unknown cell '{rescaling.cell}'"

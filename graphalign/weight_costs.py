@@ -65,7 +65,8 @@ def similarity_cosine(spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b:
         scaled_b.append(y / scale)
     x, y = torch.cat(scaled_a, 1), torch.cat(scaled_b, 1)
     norms = [t.norm(dim=1) + 1e-6 * t.norm() / len(t) ** 0.5 + torch.finfo(t.dtype).tiny for t in (x, y)]
-    return (x @ y.T) / norms[0][:, None] / norms[1][None]
+    cosine: Tensor = (x @ y.T) / norms[0][:, None] / norms[1][None]
+    return cosine
 
 
 def objective(names: tuple[str, ...], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

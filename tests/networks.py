@@ -5,10 +5,14 @@ A factory returns (module, example arguments, example keyword arguments); it dra
 it, and leaves norms and biases at their initial constants until `randomise` is called.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (nn.Module.__call__ returns Any)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +27,13 @@ NORM_STATISTICS = {"running_mean": (-0.5, 0.5), "running_var": (0.5, 2.0)}
 def randomise(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """The module itself, with no bias, norm affine, running statistic or other constant-initialised parameter left constant.
 
-    Biases and running means are drawn from U(-0.5, 0.5), scales from U(0.5, 1.5), running variances from U(0.5, 2).
+    Biases are drawn from U(-0.25, 0.75), mostly positive so that no narrow ReLU layer dies as a whole, running means from
+    U(-0.5, 0.5), scales from U(0.5, 1.5), running variances from U(0.5, 2).
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
-                parameter.uniform_(-0.5, 0.5, generator=generator)
+                parameter.uniform_(-0.25, 0.75, generator=generator)
             elif parameter.ndim <= 1 or bool((parameter == parameter.flatten()[0]).all()):
                 parameter.uniform_(0.5, 1.5, generator=generator)
         for name, buffer in module.named_buffers():
@@ -40,7 +45,9 @@ def randomise(module: nn.Module, generator: torch.Generator) -> nn.Module:
 # Fully connected
 
 
-def mlp(hidden: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, *, bias: bool = True, norm: Norm | None = None) -> nn.Sequential:
+def mlp(
+    hidden: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, *, bias: bool = True, norm: Norm | None = None
+) -> nn.Sequential:
     """Linear layers 5 -> hidden -> 3 with an activation, and a norm before it, between them."""
     layers: list[nn.Module] = []
     features = 5
@@ -55,7 +62,7 @@ class FunctionalMLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int] = (5, 8, 7, 3)) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(torch.randn(o, i) / i**0.5 for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList(torch.randn(o, i) / i**0.5 for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(torch.randn(o) for o in sizes[1:])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,8 +87,8 @@ def cnn(
         layers.append(nn.Conv2d(channels, 6 + 2 * i, kernel, stride=stride, dilation=dilation, padding=padding))
         channels = 6 + 2 * i
         layers += [*([norm(channels)] if norm else []), nn.ReLU()]
-    layers += {"max": [nn.MaxPool2d(2)], "average": [nn.AvgPool2d(2)], "none": []}[pool]
-    layers += [nn.AdaptiveAvgPool2d(1)] if head == "global" else []
+    pools: dict[str, list[nn.Module]] = {"max": [nn.MaxPool2d(2)], "average": [nn.AvgPool2d(2)], "none": []}
+    layers += [*pools[pool], *([nn.AdaptiveAvgPool2d(1)] if head == "global" else [])]
     features = nn.Sequential(*layers, nn.Flatten())
     with torch.no_grad():
         width = features.eval()(torch.zeros(1, 3, size, size)).shape[1]
@@ -122,7 +129,8 @@ class VGG(nn.Module):
         for repeats, full in zip(VGG_STAGES[depth], (64, 128, 256, 512, 512), strict=True):
             for _ in range(repeats):
                 out = max(1, round(full * width))
-                layers += [nn.Conv2d(channels, out, 3, padding=1), *([nn.BatchNorm2d(out)] if batch_norm else []), nn.ReLU(inplace=True)]
+                norm = [nn.BatchNorm2d(out)] if batch_norm else []
+                layers += [nn.Conv2d(channels, out, 3, padding=1), *norm, nn.ReLU(inplace=True)]
                 channels = out
             layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
@@ -132,7 +140,7 @@ class VGG(nn.Module):
         second = [nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout()] if head == "large" else []
         last = nn.Linear(hidden, classes)
         self.classifier: nn.Module = last if head == "small" else nn.Sequential(*wide, *second, last)
-        for layer in self.modules():  # PyTorch's own initialisation fades: after 16 layers the output hardly depends on the input
+        for layer in self.modules():  # with PyTorch's own initialisation the output of 16 layers hardly depends on the input
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
@@ -177,7 +185,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped for ResNeXt), 1x1 convolutions; in-place `y += x` and in-place ReLU as in torchvision."""
+    """1x1, 3x3 (grouped for ResNeXt) and 1x1 convolutions; in-place `y += x` and in-place ReLU as in torchvision."""
 
     expansion = 4
 
@@ -202,7 +210,9 @@ class Bottleneck(nn.Module):
 
 def projection(channels: int, out: int, stride: int, norm: Norm) -> nn.Sequential | None:
     """The strided 1x1 convolution of a shortcut, None where the identity fits."""
-    return None if stride == 1 and channels == out else nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm(out))
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm(out))
 
 
 class ResNet(nn.Module):
@@ -259,7 +269,8 @@ class InPlaceResidual(nn.Module):
 
     def __init__(self, width: int = 7) -> None:
         super().__init__()
-        self.stem, self.first, self.second, self.head = nn.Linear(5, width), nn.Linear(width, 6), nn.Linear(6, width), nn.Linear(width, 3)
+        self.stem, self.head = nn.Linear(5, width), nn.Linear(width, 3)
+        self.first, self.second = nn.Linear(width, 6), nn.Linear(6, width)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,7 +313,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, gate: Callable[[], nn.Module] = nn.Sigmoid) -> None:
         super().__init__()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, 3, 1), nn.ReLU(), nn.Conv2d(3, channels, 1), gate())
+        squeeze, excite = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.ReLU(), excite, gate())
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
@@ -354,8 +366,8 @@ class ShuffleSplitUnit(nn.Module):
         super().__init__()
         half = channels // 2
         self.branch = nn.Sequential(
-            nn.Conv2d(half, half, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1, groups=half), nn.BatchNorm2d(half),
-            nn.Conv2d(half, half, 1), nn.ReLU(),
+            nn.Conv2d(half, half, 1), nn.BatchNorm2d(half), nn.ReLU(),
+            nn.Conv2d(half, half, 3, padding=1, groups=half), nn.BatchNorm2d(half), nn.Conv2d(half, half, 1), nn.ReLU(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -385,6 +397,18 @@ def between(*blocks: nn.Module, stem: int, out: int | None = None) -> nn.Sequent
     """The blocks after a 3x3 stem of `stem` channels and before a global-pooling head on `out` channels."""
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(stem if out is None else out, 4))
     return nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.ReLU(), *blocks, *head)
+
+
+def pre_activation_resnet() -> nn.Sequential:
+    """A block with an identity shortcut, one with a projection, the closing norm."""
+    return between(PreActivationBlock(6, 6, 1), PreActivationBlock(6, 8, 2), nn.BatchNorm2d(8), nn.ReLU(), stem=6, out=8)
+
+
+def channel_prelu() -> nn.Sequential:
+    """A learned slope per channel, then one slope for all, then a flatten."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 7, 3), nn.PReLU(), nn.Flatten(), nn.Linear(7 * 16, 4)
+    )  # fmt: skip
 
 
 def mobilenet(activation: Callable[[], nn.Module], squeeze: bool = False) -> nn.Sequential:
@@ -452,7 +476,7 @@ CONVOLUTIONAL_FAMILIES: dict[str, Factory] = {
     "resnet_bottleneck": images(lambda: ResNet(Bottleneck, (2, 2), 4)),
     "resnet_bottleneck_group_norm": images(lambda: ResNet(Bottleneck, (2, 2), 4, norm=_group_norm)),
     "resnet_7x7_stem": images(lambda: ResNet(BasicBlock, (1, 1), 6, stem="7x7"), 32),
-    "resnet_pre_activation": images(lambda: between(PreActivationBlock(6, 6, 1), PreActivationBlock(6, 8, 2), nn.BatchNorm2d(8), stem=6, out=8)),
+    "resnet_pre_activation": images(pre_activation_resnet),
     "resnext": images(lambda: ResNet(Bottleneck, (2, 1), 6, groups=3)),
     "densenet": images(densenet),
     "mobilenet_relu6": images(lambda: mobilenet(nn.ReLU6)),
@@ -462,11 +486,11 @@ CONVOLUTIONAL_FAMILIES: dict[str, Factory] = {
     "squeeze_excite": images(lambda: between(SqueezeExcite(6), nn.Conv2d(6, 7, 3), SqueezeExcite(7), stem=6, out=7)),
     "unet_interpolate": images(lambda: UNet("interpolate")),
     "unet_transposed": images(lambda: UNet("transposed")),
-    "prelu": images(lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 7, 3), nn.PReLU(), nn.Flatten(), nn.Linear(112, 4))),
+    "prelu": images(channel_prelu),
     "dropout_identity": vectors(lambda: nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.ReLU(), nn.Identity(), nn.Linear(8, 3))),
 }
 
-FAMILIES: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]] = {**CONVOLUTIONAL_FAMILIES, **ATTENTION_FAMILIES}
+FAMILIES: dict[str, Factory] = {**CONVOLUTIONAL_FAMILIES, **ATTENTION_FAMILIES}
 
 UNSUPPORTED: dict[str, Factory] = {
     "no_hidden_unit": vectors(lambda: nn.Linear(5, 3)),

@@ -3,6 +3,9 @@
 networks.py merges these tables into `FAMILIES` and `UNSUPPORTED`. Sequences are (2, 5 tokens, 8 features) unless said.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (nn.Module.__call__ returns Any)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -57,7 +60,8 @@ class ConvNeXtBlock(nn.Module):
 def convnext() -> nn.Sequential:
     """Patch stem, block, LayerNorm2d and strided downsampling, block, head."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 2, stride=2), LayerNorm2d(6), ConvNeXtBlock(6), LayerNorm2d(6), nn.Conv2d(6, 7, 2, stride=2), ConvNeXtBlock(7),
+        nn.Conv2d(3, 6, 2, stride=2), LayerNorm2d(6), ConvNeXtBlock(6),
+        LayerNorm2d(6), nn.Conv2d(6, 7, 2, stride=2), ConvNeXtBlock(7),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(7), nn.Linear(7, 4),
     )  # fmt: skip
 
@@ -89,7 +93,8 @@ class MultiheadNet(nn.Module):
         super().__init__()
         sizes = {"kdim": 6, "vdim": 7} if cross else {}
         self.embed, self.head = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 3)
-        self.key, self.value = (nn.Linear(8, 6), nn.Linear(8, 7)) if cross else (nn.Identity(), nn.Identity())
+        self.key: nn.Module = nn.Linear(8, 6) if cross else nn.Identity()
+        self.value: nn.Module = nn.Linear(8, 7) if cross else nn.Identity()
         self.attention = nn.MultiheadAttention(WIDTH, HEADS, bias=bias, batch_first=batch_first, **sizes)
         self.cross, self.need_weights = cross, need_weights
 
@@ -188,7 +193,7 @@ class LlamaBlock(nn.Module):
     def __init__(self, width: int = 16, *, norm: Callable[[int], nn.Module] = RMSNorm) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(width), norm(width)
-        self.q, self.k, self.v = nn.Linear(width, 16, bias=False), nn.Linear(width, 8, bias=False), nn.Linear(width, 8, bias=False)
+        self.q, self.k, self.v = (nn.Linear(width, out, bias=False) for out in (16, 8, 8))
         self.o, self.mlp = nn.Linear(16, width, bias=False), GatedMLP("swiglu", width, 9, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +208,8 @@ class LlamaBlock(nn.Module):
 
 def llama() -> nn.Sequential:
     """Embedding, two blocks (hand-written norm, nn.RMSNorm), untied head."""
-    return nn.Sequential(nn.Embedding(11, 16), LlamaBlock(), LlamaBlock(norm=nn.RMSNorm), nn.RMSNorm(16), nn.Linear(16, 11, bias=False))
+    head = nn.Linear(16, 11, bias=False)
+    return nn.Sequential(nn.Embedding(11, 16), LlamaBlock(), LlamaBlock(norm=nn.RMSNorm), nn.RMSNorm(16), head)
 
 
 class EinsumAttention(nn.Module):
@@ -290,7 +296,7 @@ class TiedAutoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Parameter(torch.randn(7, 8) / 3), nn.Parameter(torch.randn(4, 7) / 3)
-        self.bias1, self.bias2, self.bias3 = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(7))
+        self.bias1, self.bias2, self.bias3 = (nn.Parameter(torch.randn(n)) for n in (7, 4, 7))
 
     def forward(self, x: Tensor) -> Tensor:
         code = torch.tanh(F.linear(torch.relu(F.linear(x, self.first, self.bias1)), self.second, self.bias2))

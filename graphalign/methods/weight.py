@@ -105,7 +105,10 @@ def _improve(
     if gain <= RELATIVE_TOLERANCE * scale:
         return False
     moved = _move(spec, {**group.identity(spec), **step}, placed, names)
-    if _is_quadratic(spec, cells, names) and objective(names, a, moved) - objective(names, a, placed) <= RELATIVE_TOLERANCE * scale:
+    if (
+        _is_quadratic(spec, cells, names)
+        and objective(names, a, moved) - objective(names, a, placed) <= RELATIVE_TOLERANCE * scale
+    ):
         return False
     placed.update(moved)
     for name, perm in step.items():
@@ -154,7 +157,9 @@ def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str,
         scores = {}
         for cell in cells:
             layouts = _anchored(spec, cell, known, a)
-            scores[cell.name] = _partial_similarity(cell, layouts or spec.axes_of_cell[cell.name], a, placed, ordered=bool(layouts))
+            scores[cell.name] = _partial_similarity(
+                cell, layouts or spec.axes_of_cell[cell.name], a, placed, ordered=bool(layouts)
+            )
         element.update(assign_group(cells, scores))
         known.update(cell.name for cell in cells)
     return element
@@ -168,7 +173,9 @@ def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Te
     ]  # fmt: skip
 
 
-def _partial_similarity(cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool) -> Tensor:
+def _partial_similarity(
+    cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool
+) -> Tensor:
     total = torch.zeros(cell.units, cell.units, dtype=torch.float64)
     for layout in layouts:
         if layout.tensor not in a:
