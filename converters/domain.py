@@ -304,8 +304,7 @@ class Nodes:
         both = xn & yn
         if bool(both.any()):
             u, v = x[both].numpy(), y[both].numpy()
-            pairs = np.unique(np.stack([u, v]), axis=1)
-            u, v = pairs
+            u, v = np.divmod(np.unique(u * self.count + v), self.count)
             bu, bv = self.is_block[u], self.is_block[v]
             same = bu == bv
             self.tie(torch.from_numpy(u[same]), torch.from_numpy(v[same]), scale)
@@ -340,18 +339,16 @@ class Nodes:
             ids = self.canonical(ids)
         core, _ = _collapse(ids)
         others = [d for d in range(ids.dim()) if d not in keep]
-        top = core
-        for d in others:
-            if top.shape[d] > 1:
-                top = top.amax(dim=d, keepdim=True)
-        if top.shape != core.shape:
-            if bool((top < 0).all()):
-                top = self.fresh_colours(top.shape)
-            elif not bool((core == top).all()):
-                self.combine(top.expand(core.shape).contiguous(), core, scale)
-        for d in reversed(others):
-            top = top.squeeze(d) if top.shape[d] == 1 else top
-        return top.expand([ids.shape[d] for d in keep])
+        kept_shape = [core.shape[d] for d in sorted(keep)]
+        rows = core.permute([*sorted(keep), *others]).reshape(math.prod(kept_shape), -1)
+        top = rows.amax(dim=1)
+        mixed = (rows != top[:, None]).any(1)
+        if bool(mixed.any()):
+            inputs, units = mixed & (top < 0), mixed & (top >= 0)
+            top[inputs] = self.fresh_colours([int(inputs.sum())])
+            if bool(units.any()):
+                self.combine(top[units, None].expand(-1, rows.shape[1]).contiguous(), rows[units], scale)
+        return top.reshape(kept_shape).expand([ids.shape[d] for d in sorted(keep)])
 
     def block_labels(self, ids: Tensor, dims: Sequence[int], origin: str) -> Tensor:
         """Ids of a symmetric function of the entries along `dims`; shape of the remaining dimensions.
