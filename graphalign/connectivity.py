@@ -89,7 +89,7 @@ def barrier(
     diverged = [f"{ends[lam].loss} for {name}" for name, lam in (("A", 1.0), ("B", 0.0)) if not math.isfinite(ends[lam].loss)]
     if diverged:
         found = " and ".join(diverged)
-        raise InvalidInput(f"barrier: found a loss of {found} on this data, expected a finite one; pass networks that are trained")
+        raise InvalidInput(f"barrier: found a loss of {found} on this data, expected a finite one; pass trained networks")
     scores = [ends[0.0], *(score(float(lam)) for lam in lambdas[1:-1]), ends[1.0]]
     middle = scores[points // 2] if points % 2 else score(0.5)
     accuracies = [s.accuracy for s in scores if s.accuracy is not None]
