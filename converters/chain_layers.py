@@ -98,7 +98,9 @@ def read_modules(state: Mapping[str, Tensor]) -> tuple[ChainModule, ...]:
     modules = tuple(ChainModule(path, tensors) for path, tensors in grouped.items())
     for module in modules:
         problems += _module_problems(module)
-    problems += [f"'{m.path}' is named like a part of a network that is no chain" for m in modules if TELLTALES.search(m.path.lower())]
+    problems += [
+        f"'{m.path}' is named like a part of a network that is no chain" for m in modules if TELLTALES.search(m.path.lower())
+    ]
     problems += _block_problems(modules)
     problems += _shared(state)
     dtypes = {str(t.dtype).removeprefix("torch.") for key, t in state.items() if not key.endswith("num_batches_tracked")}
@@ -142,9 +144,13 @@ def _module_problems(module: ChainModule) -> list[str]:
             f"'{module.key('weight')}' of shape {shape} without running statistics may belong to a layer norm, a group norm or a PReLU"
         )
     elif len(shape) > 5 or 0 in shape:
-        problems.append(f"'{module.key('weight')}' has shape {shape}, expected (out, in) or (out, in, *kernel) without empty axes")
+        problems.append(
+            f"'{module.key('weight')}' has shape {shape}, expected (out, in) or (out, in, *kernel) without empty axes"
+        )
     elif bias is not None and tuple(bias.shape) != shape[:1]:
-        problems.append(f"'{module.key('bias')}' has shape {tuple(bias.shape)}, expected ({shape[0]},) as its weight of shape {shape}")
+        problems.append(
+            f"'{module.key('bias')}' has shape {tuple(bias.shape)}, expected ({shape[0]},) as its weight of shape {shape}"
+        )
     return problems
 
 

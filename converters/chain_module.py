@@ -56,7 +56,12 @@ def build(layers: Sequence[ChainLayer], after: Sequence[Sequence[nn.Module]]) ->
         layers: in the order in which data flows.
         after: for every layer, the modules that follow it and its batch norm.
     """
-    chain = Chain([Step(layer.matrix.path, layer.norm.path if layer.norm else None, tuple(m)) for layer, m in zip(layers, after, strict=True)])
+    chain = Chain(
+        [
+            Step(layer.matrix.path, layer.norm.path if layer.norm else None, tuple(m))
+            for layer, m in zip(layers, after, strict=True)
+        ]
+    )
     for layer in layers:
         _place(chain, layer.matrix, _layer(layer.weight, "bias" in layer.matrix.tensors))
         if layer.norm is not None:
@@ -74,7 +79,9 @@ def activation_module(name: str) -> nn.Module:
         InvalidInput: an unknown name.
     """
     if name not in ACTIVATIONS:
-        raise InvalidInput(f"activation: found {name!r}, expected one of {sorted(ACTIVATIONS)}; pass the module and an example_input for others")
+        raise InvalidInput(
+            f"activation: found {name!r}, expected one of {sorted(ACTIVATIONS)}; pass the module and an example_input for others"
+        )
     return ACTIVATIONS[name]()
 
 

@@ -44,10 +44,14 @@ def chain_problems(layers: Sequence[ChainLayer]) -> list[str]:
         elif layer.is_conv and layer.weight.dim() != previous.weight.dim():
             problems.append(f"'{here}' convolves {len(shape) - 2} dimensions, '{before}' {previous.weight.dim() - 2}")
         elif layer.is_conv and shape[1] != channels:
-            grouped = f" (a convolution in {channels // shape[1]} groups?)" if shape[1] < channels and channels % shape[1] == 0 else ""
+            grouped = (
+                f" (a convolution in {channels // shape[1]} groups?)" if shape[1] < channels and channels % shape[1] == 0 else ""
+            )
             problems.append(f"'{here}' of shape {shape} reads {shape[1]} channels, but '{before}' makes {channels}{grouped}")
         elif previous.is_conv and not layer.is_conv and shape[1] % channels:
-            problems.append(f"'{here}' of shape {shape} reads {shape[1]} features, no multiple of the {channels} channels of '{before}'")
+            problems.append(
+                f"'{here}' of shape {shape} reads {shape[1]} features, no multiple of the {channels} channels of '{before}'"
+            )
         elif not previous.is_conv and shape[1] != channels:
             problems.append(f"'{here}' of shape {shape} reads {shape[1]} features, but '{before}' makes {channels}")
     return problems
@@ -84,7 +88,9 @@ def _attach_following(modules: Sequence[ChainModule], problems: list[str]) -> li
         elif not layers:
             problems.append(f"the batch norm '{module.path}' comes before every layer")
         elif (reason := _misfit(layers[-1], module)) or _meant_elsewhere(layers[-1].matrix, module, own, modules):
-            problems.append(reason or f"the batch norm '{module.path}' follows '{layers[-1].matrix.path}', but its number is another layer's")
+            problems.append(
+                reason or f"the batch norm '{module.path}' follows '{layers[-1].matrix.path}', but its number is another layer's"
+            )
         else:
             layers[-1] = ChainLayer(layers[-1].matrix, module)
     return layers
@@ -137,9 +143,13 @@ def _attach_by_name(modules: Sequence[ChainModule], problems: list[str]) -> list
         if any(family(p) == family(norm.path) for p in found):
             owners = [max(siblings, key=numbers)] if siblings else []
         else:
-            owners = [p for p, layer in found.items() if numbers(p) == numbers(norm.path) and layer.matrix.channels == norm.channels]
+            owners = [
+                p for p, layer in found.items() if numbers(p) == numbers(norm.path) and layer.matrix.channels == norm.channels
+            ]
         if len(owners) != 1:
-            problems.append(f"the batch norm '{norm.path}' belongs to {'one of ' + str(owners) if owners else 'no layer that its name tells'}")
+            problems.append(
+                f"the batch norm '{norm.path}' belongs to {'one of ' + str(owners) if owners else 'no layer that its name tells'}"
+            )
         elif reason := _misfit(found[owners[0]], norm):
             problems.append(reason)
         else:

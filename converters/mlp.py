@@ -27,7 +27,13 @@ def mlp_network(state: Mapping[str, Tensor], activation: str = "relu") -> tuple[
         InvalidInput: the tensors are no chain of linear layers; every reason is listed.
     """
     layers = read_chain(state)
-    refuse([f"'{layer.matrix.key('weight')}' has shape {tuple(layer.weight.shape)}, expected (out, in)" for layer in layers if layer.is_conv])
+    refuse(
+        [
+            f"'{layer.matrix.key('weight')}' has shape {tuple(layer.weight.shape)}, expected (out, in)"
+            for layer in layers
+            if layer.is_conv
+        ]
+    )
     return perceptron(layers, activation)
 
 

@@ -58,10 +58,13 @@ def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weigh
     if units is None:  # units along several axes of one weight stay where they are; those that it reads may move
         fix_scale(ctx.nodes, w)
         return _fixed_result(ctx, left, right, out, x, w)
-    set_role(ctx.nodes, w, out_dims, "out")
-    ctx.nodes.produce(units)
     if len(in_dims) == len(out_dims) == 1:
         ctx.message("linear", w, labels.flatten(), units.flatten(), (in_dims[0], out_dims[0]))
+    if units.numel() == 1:  # a single unit has nothing to trade places with, and broadcasts over units that have
+        fix_scale(ctx.nodes, w)
+        return _fixed_result(ctx, left, right, out, x, w)
+    set_role(ctx.nodes, w, out_dims, "out")
+    ctx.nodes.produce(units)
     view = units.permute([new.index(c) for c in out if c in new])
     shape = [w.shape[right.index(c)] if c in new else 1 for c in out]
     sizes = [w.shape[right.index(c)] if c in right else ids.shape[left.index(c)] for c in out]
@@ -239,6 +242,23 @@ def _attention(
     return _squeeze_broadcast(ctx, f"{lead}ts,{lead}sv->{lead}tv", scores, v)
 
 
+@register_rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
+def _grouped_mm(ctx: Context, x: Any, weight: Any, *_: Any, **__: Any) -> Any:
+    """Mixture of experts: rows of x (S, d) go to experts of the weight (E, d, o); unit j of all experts is one unit."""
+    ctx.read(x)
+    if not isinstance(weight, Weight) or len(weight.shape) != 3 or len(x.shape) != 2:
+        fix_all(ctx, [x, weight], "is a grouped product of another form")
+        return opaque(ctx)
+    labels = ctx.nodes.representative(ids_of(ctx, x), [1])
+    units = axis_ids(ctx.nodes, weight, [2])
+    if units is None or not bind(ctx.nodes, weight, [1], labels):
+        fix_all(ctx, [x, weight], "is a grouped product with a computed weight")
+        return opaque(ctx)
+    set_role(ctx.nodes, weight, [1], "in")
+    set_role(ctx.nodes, weight, [2], "out")
+    return Act(ctx.nodes.produce(units).expand(output_shape(ctx)))
+
+
 @register_rule("aten.embedding")
 def _embedding(ctx: Context, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
     if not isinstance(weight, Weight):
@@ -308,6 +328,9 @@ def _convolution(ctx: Context, x: Any, weight: Any, bias: Any, groups: int, tran
             fix_all(ctx, [x, w], "is a grouped convolution with a computed weight")
             return opaque(ctx)
     ctx.message("conv", w, labels, units, (in_dim, out_dim), groups=groups, transposed=transposed, **geometry)
+    if units.numel() == 1:
+        fix_scale(ctx.nodes, w)
+        return opaque(ctx)
     ctx.nodes.produce(units)
     out = Act(units.reshape([-1] + [1] * (len(shape) - channel - 1)).expand(shape))
     return _add_bias(ctx, out, bias, channel)

@@ -105,7 +105,11 @@ def binary(kind: str) -> Rule:
                 return Act(combine_weight(ctx, ids_of(ctx, x), w, additive=kind == "add"))
         x, y = ids_of(ctx, a), ids_of(ctx, b)
         scalar = (not isinstance(a, Act) and x.numel() == 1) or (not isinstance(b, Act) and y.numel() == 1)
-        if (kind == "add" and (bool((collapse(x)[0][0] < 0).any()) or bool((collapse(y)[0][0] < 0).any()))) or kind == "other" or (kind == "mul" and bool((x >= 0).any()) and bool((y >= 0).any())):
+        if (
+            (kind == "add" and (bool((collapse(x)[0][0] < 0).any()) or bool((collapse(y)[0][0] < 0).any())))
+            or kind == "other"
+            or (kind == "mul" and bool((x >= 0).any()) and bool((y >= 0).any()))
+        ):
             ctx.nodes.fix_scale(x)
             ctx.nodes.fix_scale(y)
         if scalar and (x.dim() == 0 or y.dim() == 0):
@@ -119,9 +123,37 @@ for _name in ("add", "sub", "rsub", "subtract"):
     register_rule(f"aten.{_name}")(binary("add"))
 for _name in ("mul", "div", "multiply", "divide", "true_divide"):
     register_rule(f"aten.{_name}")(binary("mul"))
-for (
-    _name
-) in ["maximum", "minimum", "fmod", "remainder", "pow", "float_power", "atan2", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__", "xlogy", "floor_divide", "hypot", "fmin", "fmax", "copysign", "heaviside"]:
+for _name in [
+    "maximum",
+    "minimum",
+    "fmod",
+    "remainder",
+    "pow",
+    "float_power",
+    "atan2",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "xlogy",
+    "floor_divide",
+    "hypot",
+    "fmin",
+    "fmax",
+    "copysign",
+    "heaviside",
+]:
     register_rule(f"aten.{_name}")(binary("other"))
 
 

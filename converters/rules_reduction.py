@@ -148,7 +148,25 @@ def _reduce_weight(ctx: Context, w: Weight) -> Weight:
 
 for _name in ("mean", "sum"):
     register_rule(f"aten.{_name}")(reduction(_name, linear=True))
-for _name in ["amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "all", "any", "logsumexp", "nansum", "norm", "linalg_vector_norm", "median", "count_nonzero"]:
+for _name in [
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "prod",
+    "all",
+    "any",
+    "logsumexp",
+    "nansum",
+    "norm",
+    "linalg_vector_norm",
+    "median",
+    "count_nonzero",
+]:
     register_rule(f"aten.{_name}")(reduction("norm" if _name in ("norm", "linalg_vector_norm") else _name))
 
 
@@ -182,6 +200,13 @@ def _cumulative(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
     return Act(same.expand(shape)) if bool((same >= 0).any()) else opaque(ctx)
 
 
+@register_rule("aten.topk", "aten.argmax", "aten.argmin", "aten.kthvalue", "aten.mode")
+def _select(ctx: Context, x: Any, *_: Any, **__: Any) -> Any:
+    """Which entry is chosen depends on their order: routers and classifiers keep theirs."""
+    fix_all(ctx, [x], "is ranked")
+    return opaque(ctx)
+
+
 def spatial(name: str, dims: int | None, linear: bool = True) -> Rule:
     """Rule of pooling and resizing over the last `dims` dimensions (None: from the length of the size argument)."""
 
@@ -206,9 +231,19 @@ for _dims in (1, 2, 3):
         register_rule(f"aten.{_name}{_dims}d")(spatial(_name, _dims))
     for _name in ("max_pool", "adaptive_max_pool", "fractional_max_pool"):
         register_rule(f"aten.{_name}{_dims}d", f"aten.{_name}{_dims}d_with_indices")(spatial(_name, _dims, linear=False))
-for (
-    _name
-) in ["upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]:
+for _name in [
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+]:
     register_rule(f"aten.{_name}")(spatial(_name, None))
 register_rule("aten.grid_sampler", "aten.grid_sampler_2d")(spatial("grid_sampler", 2))
 

@@ -423,12 +423,11 @@ class _Tracer:
             fix_all(self, operands, f"kept in place by fixed= ({name})")
             return opaque(self)
         rule = RULES.get(name)
-        if rule is None or name in ("aten.sort", "aten.topk"):
+        if rule is None:
             moving = [v for v in operands if isinstance(v, Weight) or (isinstance(v, Act) and bool((v.ids >= 0).any()))]
             if not moving:
                 return opaque(self)
-            if rule is None:
-                return self.unsupported("no rule for this operator")
+            return self.unsupported("no rule for this operator")
         if name not in rules_structural.MOVES:
             for slot, operand in enumerate(operands):
                 if isinstance(operand, Act):

@@ -44,7 +44,9 @@ def vgg_problems(layers: tuple[ChainLayer, ...]) -> list[str]:
         if tuple(layer.weight.shape[2:]) != (3, 3)
     ]
     if len(convs) not in STAGES:
-        problems.append(f"there are {len(convs)} convolutions, expected one of {sorted(STAGES)}; for other networks use cnn_network")
+        problems.append(
+            f"there are {len(convs)} convolutions, expected one of {sorted(STAGES)}; for other networks use cnn_network"
+        )
     elif len({layer.norm is None for layer in convs}) > 1:
         problems.append("some convolutions have a batch norm and some have none; for such networks use cnn_network")
     else:
@@ -52,7 +54,9 @@ def vgg_problems(layers: tuple[ChainLayer, ...]) -> list[str]:
         for first, last in pairwise(ends):
             widths = [layer.matrix.channels for layer in convs[first:last]]
             if len(set(widths)) > 1:
-                problems.append(f"convolutions {first} to {last - 1} are one stage but have {widths} channels; for such networks use cnn_network")
+                problems.append(
+                    f"convolutions {first} to {last - 1} are one stage but have {widths} channels; for such networks use cnn_network"
+                )
     if len(convs) == len(layers):
         problems.append("there is no linear layer; for such networks use cnn_network")
     elif convs and math.isqrt(positions := positions_per_channel(layers)) ** 2 != positions:

@@ -166,7 +166,11 @@ def encode_pair(
     count = codes or code_count(architecture)
     moments = {(tap.step, tap.cell, kind): Moments(centred=kind == "forward") for tap in taps for kind in ("forward", "backward")}
     sample = next(t for t in a.values() if t.is_floating_point())
+    done = 0
     for inputs, cotangents in code_chunks(program, count, sample, generator):
+        if not program.vectorised and done >= FEWEST_CODES:
+            break  # one code at a time is slow: the fewest must do
+        done += len(next(iter(inputs.values())))
         for kind, states_a, states_b in zip(
             ("forward", "backward"), sweep(program, a, inputs, cotangents), sweep(program, b, inputs, cotangents), strict=True
         ):

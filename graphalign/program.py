@@ -22,7 +22,14 @@ SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
 
 
 class Program:
-    """An architecture that can be run with any parameters."""
+    """An architecture that can be run with any parameters.
+
+    Attributes:
+        architecture: what is run.
+        inputs: the example inputs on the fake device, by placeholder name.
+        vocabularies: for integer inputs, the number of rows of the table that they index.
+        vectorised: whether codes run all at once; turned off by the first operator that cannot.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -36,6 +43,7 @@ class Program:
             and isinstance(node.meta.get("val"), Tensor)
         }
         self.vocabularies = self._vocabularies()
+        self.vectorised = True
 
     def _vocabularies(self) -> dict[str, int]:
         """Number of rows of the embedding table that each integer input indexes."""
@@ -181,6 +189,40 @@ def sweep(
     Returns:
         Forward states and backward states by step, (C, *shape of the activation).
     """
+    if program.vectorised:
+        try:
+            return _all_at_once(program, tensors, inputs, cotangents)
+        except (RuntimeError, NotImplementedError):  # an operator that torch.func cannot transform
+            program.vectorised = False
+    return _one_by_one(program, tensors, inputs, cotangents)
+
+
+def _one_by_one(
+    program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cotangents: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`sweep` by plain automatic differentiation, for operators that cannot be vectorised."""
+    sample = next(t for t in tensors.values() if t.is_floating_point())
+    forward: dict[str, list[Tensor]] = {step: [] for step in program.architecture.reads}
+    backward: dict[str, list[Tensor]] = {step: [] for step in program.architecture.reads}
+    for index in range(len(next(iter(inputs.values())))):
+        with torch.enable_grad():
+            nudges = {
+                step: torch.zeros(labels.shape, dtype=sample.dtype, device=sample.device, requires_grad=True)
+                for step, labels in program.architecture.reads.items()
+            }
+            outputs, reads = program.run(tensors, {name: codes[index] for name, codes in inputs.items()}, nudges)
+            floating = [out for out in outputs if out.is_floating_point()]
+            pulled = torch.autograd.grad(floating, list(nudges.values()), [c[index] for c in cotangents], allow_unused=True)
+        for (step, nudge), gradient in zip(nudges.items(), pulled, strict=True):
+            forward[step].append(reads[step].detach())
+            backward[step].append(torch.zeros_like(nudge).detach() if gradient is None else gradient)
+    return {s: torch.stack(v) for s, v in forward.items()}, {s: torch.stack(v) for s, v in backward.items()}
+
+
+def _all_at_once(
+    program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cotangents: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`sweep` vectorised over codes by `torch.func`."""
     steps = list(program.architecture.reads)
     floating = [i for i, out in enumerate(program.outputs()) if out.is_floating_point()]
     sample = next(t for t in tensors.values() if t.is_floating_point())
