@@ -17,7 +17,7 @@ from graphalign.spec import Cell, NetworkSpec
 def assign(scores: Tensor) -> Tensor:
     """The permutations that maximise the sum of scores: rows are slots (units of A), columns are units of B.
 
-    Solved exactly (Jonker and Volgenant 1987) on the CPU in float64.
+    Solved exactly (Jonker and Volgenant 1987) on the CPU in float64, the problems of a batch in parallel.
 
     Args:
         scores: (..., U, U), finite.
@@ -37,7 +37,8 @@ def assign(scores: Tensor) -> Tensor:
     flat = np.ascontiguousarray(costs.reshape(-1, units, units))
     if units == 1:
         return torch.zeros(scores.shape[:-1], dtype=torch.long)
-    columns = np.stack([lap.lapjv(cost)[1] for cost in flat]).astype(np.int64)
+    _, _, chosen = lap.lapjvx_batch(flat, n_threads=torch.get_num_threads())
+    columns = np.stack(chosen).astype(np.int64)
     return torch.from_numpy(columns.reshape(*scores.shape[:-1]))
 
 
