@@ -28,7 +28,7 @@ LONGEST_TITLE = 34
 KEY = "right: number of units\nsame colour: units that move together\ngrey: units that stay in place"
 KEY_HEIGHT = 0.42
 INK = "#22252a"
-FAINT = "#5c626b"
+FAINT = "#474d56"
 FIXED_FILL = "#eceef0"
 
 
@@ -85,7 +85,7 @@ def cell_colours(names: list[str]) -> dict[str, str]:
 
     colours = {}
     for i, name in enumerate(names):
-        lightness, saturation = ((0.82, 0.62), (0.70, 0.45), (0.90, 0.75))[i // 8 % 3]
+        lightness, saturation = ((0.82, 0.62), (0.76, 0.42), (0.90, 0.75))[i // 8 % 3]
         red, green, blue = colorsys.hls_to_rgb((0.58 + i * 0.381966) % 1.0, lightness, saturation)
         colours[name] = f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
     return colours

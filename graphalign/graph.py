@@ -19,7 +19,7 @@ from graphalign.operands import Operands, input_of_row, kernel_offsets
 from graphalign.spec import NetworkSpec
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    from graphalign.pyg import HeteroData
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class NeuronGraph:
     def units(self) -> dict[str, Tensor]:
         """By step, the unit of each node numbered over all cells (`Architecture.offsets`), LongTensor (N,).
 
-        -1 if the node is fixed, or if it comes out of a contraction that has no weight block and its readers do not tell.
+        -1 if the node is no unit of a cell: inputs, outputs and other fixed nodes; attention scores, whose nodes are heads; and
+        results of contractions that have no weight block, if their readers do not tell.
         """
         found = {step: torch.full((count,), -1) for step, count in self.nodes.counts.items()}
         identities = [edges for edges in self.nodes.edges if edges.relation == "identity"]

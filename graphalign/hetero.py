@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
 
 from graphalign.architecture import WeightBlock
 from graphalign.graph import NeuronGraph
+from graphalign.pyg import HeteroData
+
+
+def node_type(step: str) -> str:
+    """Name of a layer's node type: its step, without the double underscores of in-place operators, which PyG reserves."""
+    return re.sub("_{2,}", "_inplace_", step)
 
 
 def to_hetero_data(graph: NeuronGraph) -> HeteroData:
     """The graph with every weight as an edge; for VGG-sized networks use the dense path, edges take O * I * S rows.
 
-    Node type = step of a layer: `x` (N, 3) as `features.NODE_FEATURES`, `unit` (N,) unit over all cells or -1, `layer` (1, F) as
-    `features.LAYER_FEATURES`. Edge types:
+    Node type = `node_type` of a layer's step: `x` (N, 3) as `features.NODE_FEATURES`, `unit` (N,) unit over all cells or -1,
+    `layer` (1, F) as `features.LAYER_FEATURES`. Edge types:
 
     - (source, "weight", target) per weight block and layer it reads: `edge_index` (2, E), `edge_attr` (E, 1) raw weight,
       `folded` (E, 1) weight after folding a batch normalisation, `kernel` (E,) kernel position, `offset` (E, spatial
@@ -25,17 +32,18 @@ def to_hetero_data(graph: NeuronGraph) -> HeteroData:
     """
     data = HeteroData()
     for step, count in graph.nodes.counts.items():
-        data[step].x = graph.node_features[step]
-        data[step].num_nodes = count
-        data[step].unit = graph.units[step]
-        data[step].layer = graph.layer_features[step][None]
+        nodes = data[node_type(step)]
+        nodes.x = graph.node_features[step]
+        nodes.num_nodes = count
+        nodes.unit = graph.units[step]
+        nodes.layer = graph.layer_features[step][None]
     folded = graph.folded()
     for block in graph.blocks:
         if block.step in graph.nodes.reads:
             _add_weights(data, graph, block, folded[block.step].weight)
     free: dict[tuple[str, str, str], list[Tensor]] = {}
     for edges in graph.nodes.edges:
-        free.setdefault((edges.source, edges.relation, edges.target), []).append(edges.index)
+        free.setdefault((node_type(edges.source), edges.relation, node_type(edges.target)), []).append(edges.index)
     for kind, found in free.items():
         data[kind].edge_index = torch.unique(torch.cat(found, dim=1), dim=1)
     return data
@@ -50,7 +58,7 @@ def _add_weights(data: HeteroData, graph: NeuronGraph, block: WeightBlock, folde
     flat = graph.flatten_positions(block)
     source = graph.nodes.reads[block.step][index]
     for step, chosen in graph.nodes.locate(source):
-        edge = data[step, "weight", block.step]
+        edge = data[node_type(step), "weight", node_type(block.step)]
         edge.edge_index = torch.stack([source[chosen] - graph.nodes.offsets[step], target[chosen]])
         edge.edge_attr = weight.flatten()[chosen, None]
         edge.folded = folded.flatten()[chosen, None]

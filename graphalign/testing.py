@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data.storage import EdgeStorage
-from torch_geometric.nn import MessagePassing
 
 from graphalign import group
 from graphalign.converters.trace import evaluating, flatten_outputs, split_example
 from graphalign.errors import InvalidInput
 from graphalign.graph import NeuronGraph
+from graphalign.pyg import EdgeStorage, MessagePassing
 
 ScoreFunction = Callable[[NeuronGraph, NeuronGraph], Mapping[str, Tensor]]
 LARGEST_BRUTE_FORCE = 9
