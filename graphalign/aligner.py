@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from graphalign import group
 from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
 from graphalign.encoder import encode_pair
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, load_state, save_state
 from graphalign.spec import NetworkSpec
-from graphalign.weight_costs import matched_tensors, similarity_cosine
+from graphalign.weight_costs import similarity_cosine
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,9 @@ def kernel_agreement(
     spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Cosine of the weights of unit i of A and unit j of B with the neighbours of B permuted by `element`; (U, U) by cell."""
-    names = matched_tensors(spec)
-    placed = {n: group.permute_tensor(spec, b[n], spec.axes_of_tensor[n], element) for n in names}
     result = {}
     for cell in spec.cells:
-        by_slot = similarity_cosine(spec, cell, a, placed)
+        by_slot = similarity_cosine(spec, cell, a, b, element)
         result[cell.name] = by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device)]
     return result
 

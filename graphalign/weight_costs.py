@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphalign import group
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
+
+OBJECTIVE_PART = 2**20
+"""Entries converted to float64 at once."""
 
 
 def unit_rows(layout: AxisLayout, tensor: Tensor, cell: Cell) -> Tensor:
@@ -51,24 +55,36 @@ def similarity(spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mappin
     return total
 
 
-def similarity_cosine(spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """`similarity` with the weights of every axis divided by their root mean square, as cosines in [-1, 1]; (U, U)."""
-    parts = [
-        (unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, b[layout.tensor], cell))
-        for layout in spec.axes_of_cell[cell.name]
-        if layout.tensor not in spec.buffers and layout.tensor in a
-    ]
-    scaled_a, scaled_b = [], []
-    for x, y in parts:
-        scale = (x.square().mean() + y.square().mean()).sqrt() + torch.finfo(x.dtype).tiny
-        scaled_a.append(x / scale)
-        scaled_b.append(y / scale)
-    x, y = torch.cat(scaled_a, 1), torch.cat(scaled_b, 1)
-    norms = [t.norm(dim=1) + 1e-6 * t.norm() / len(t) ** 0.5 + torch.finfo(t.dtype).tiny for t in (x, y)]
-    cosine: Tensor = (x @ y.T) / norms[0][:, None] / norms[1][None]
-    return cosine
+def similarity_cosine(
+    spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
+) -> Tensor:
+    """`similarity` with the weights of every axis divided by their root mean square, as cosines in [-1, 1]; (U, U).
+
+    B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held.
+    """
+    sample = next(t for t in a.values() if t.is_floating_point())
+    product = sample.new_zeros(cell.units, cell.units)
+    squares_a, squares_b = sample.new_zeros(cell.units), sample.new_zeros(cell.units)
+    for layout in spec.axes_of_cell[cell.name]:
+        if layout.tensor in spec.buffers or layout.tensor not in a:
+            continue
+        placed = group.permute_tensor(spec, b[layout.tensor], spec.axes_of_tensor[layout.tensor], element)
+        x, y = unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, placed, cell)
+        own_a, own_b = (torch.linalg.vector_norm(rows, dim=1).square() for rows in (x, y))
+        scale = (own_a.mean() + own_b.mean()) / x.shape[1] + torch.finfo(x.dtype).tiny
+        product += x @ y.T / scale
+        squares_a += own_a / scale
+        squares_b += own_b / scale
+    norms = [s.sqrt() + 1e-6 * s.mean().sqrt() + torch.finfo(s.dtype).tiny for s in (squares_a, squares_b)]
+    return product / norms[0][:, None] / norms[1][None]
 
 
 def objective(names: tuple[str, ...], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Sum of <A, B> over the tensors named, in float64; larger means a smaller L2 distance."""
-    return float(sum((a[n].double() * b[n].double()).sum() for n in names if n in a))
+    return float(sum(_inner(a[n], b[n]) for n in names if n in a))
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """<x, y> in float64, converted part by part."""
+    parts = zip(torch.split(x.reshape(-1), OBJECTIVE_PART), torch.split(y.reshape(-1), OBJECTIVE_PART), strict=True)
+    return torch.stack([torch.dot(p.double(), q.double()) for p, q in parts]).sum()

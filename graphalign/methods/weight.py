@@ -152,14 +152,11 @@ def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str,
         ready = [name for name, cells in pending.items() if any(_anchored(spec, cell, known, a) for cell in cells)]
         name = ready[0] if ready else next(iter(pending))
         cells = pending.pop(name)
-        names = tuple(a)
-        placed = _move(spec, element, b, names)
         scores = {}
         for cell in cells:
             layouts = _anchored(spec, cell, known, a)
-            scores[cell.name] = _partial_similarity(
-                cell, layouts or spec.axes_of_cell[cell.name], a, placed, ordered=bool(layouts)
-            )
+            axes = layouts or spec.axes_of_cell[cell.name]
+            scores[cell.name] = _partial_similarity(spec, cell, axes, a, b, element, ordered=bool(layouts))
         element.update(assign_group(cells, scores))
         known.update(cell.name for cell in cells)
     return element
@@ -174,14 +171,20 @@ def _anchored(spec: NetworkSpec, cell: Cell, known: set[str], a: Mapping[str, Te
 
 
 def _partial_similarity(
-    cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool
-) -> Tensor:
+    spec: NetworkSpec, cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor],
+    element: Mapping[str, Tensor], ordered: bool,
+) -> Tensor:  # fmt: skip
+    """Inner products of unit i of A and unit j of B on some axes, B moved by `element`; (U, U) in float64.
+
+    Squared distances differ from them only by terms of one unit alone, which no permutation changes.
+    """
     total = torch.zeros(cell.units, cell.units, dtype=torch.float64)
     for layout in layouts:
         if layout.tensor not in a:
             continue
-        x, y = (unit_rows(layout, t[layout.tensor], cell).double().cpu() for t in (a, b))
+        placed = group.permute_tensor(spec, b[layout.tensor], spec.axes_of_tensor[layout.tensor], element)
+        x, y = (unit_rows(layout, tensor, cell) for tensor in (a[layout.tensor], placed))
         if not ordered:
             x, y = x.sort(dim=1).values, y.sort(dim=1).values
-        total -= torch.cdist(x, y).square()
+        total += (x @ y.T).double().cpu()
     return total
