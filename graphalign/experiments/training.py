@@ -16,7 +16,9 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def fit(network: nn.Module, x: Tensor, y: Tensor, *, epochs: int, batch: int = 100, rate: float = 1e-3, seed: int = 0) -> nn.Module:
+def fit(
+    network: nn.Module, x: Tensor, y: Tensor, *, epochs: int, batch: int = 100, rate: float = 1e-3, seed: int = 0
+) -> nn.Module:
     """Trains a classifier with Adam on cross-entropy, in place, and returns it in eval mode.
 
     Args:
@@ -33,8 +35,8 @@ def fit(network: nn.Module, x: Tensor, y: Tensor, *, epochs: int, batch: int = 1
     network.train()
     for _ in range(epochs):
         order = torch.randperm(len(x), generator=generator)
-        for index in order[: len(x) // batch * batch].split(batch):
+        for index in torch.split(order[: len(x) // batch * batch], batch):
             optimiser.zero_grad(set_to_none=True)
-            F.cross_entropy(network(x[index]), y[index]).backward()
+            torch.autograd.backward(F.cross_entropy(network(x[index]), y[index]))
             optimiser.step()
     return network.eval()
