@@ -34,9 +34,9 @@ def assign(scores: Tensor) -> Tensor:
     if not np.isfinite(costs).all():
         raise InvalidInput("assign: the scores contain NaN or infinity; check the weights and inputs of both networks")
     units = costs.shape[-1]
-    flat = np.ascontiguousarray(costs.reshape(-1, units, units))
-    if units == 1:
+    if units == 1 or not costs.size:
         return torch.zeros(scores.shape[:-1], dtype=torch.long)
+    flat = np.ascontiguousarray(costs.reshape(-1, units, units))
     _, _, chosen = lap.lapjvx_batch(flat, n_threads=torch.get_num_threads())
     columns = np.stack(chosen).astype(np.int64)
     return torch.from_numpy(columns.reshape(*scores.shape[:-1]))
