@@ -129,7 +129,8 @@ def in_fresh_process(what: Sequence[str], threads: int) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode:
-        raise GraphAlignError(f"footprint: measuring {' '.join(what)} failed: {done.stderr.strip()[-500:]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise GraphAlignError(f"footprint: measuring {' '.join(what)} failed: {reason}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
