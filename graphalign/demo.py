@@ -80,19 +80,19 @@ def _run(folder: Path, seed: int, settings: Settings, progress: Progress) -> Rep
     aligner = Aligner.from_pretrained()
     results = []
     for name, (title, factory) in NETWORKS.items():
-        pair = []
-        for which, own_seed in (("A", 2 * seed), ("B", 2 * seed + 1)):
-            progress(f"{title}: training network {which}")
-            pair.append(train_network(factory, train, own_seed, settings))
+        progress(f"{title}: training network A")
+        a = train_network(factory, train, 2 * seed, settings)
+        progress(f"{title}: training network B")
+        b = train_network(factory, train, 2 * seed + 1, settings)
         measurements = {}
         for method, label in LABELS.items():
             progress(f"{title}: {label}")
-            alignment = align(*pair, example_input=train[:1][0], method=method, seed=seed, aligner=aligner)
-            measurements[method] = measure(*pair, alignment, train, test, settings)
+            alignment = align(a, b, example_input=train[:1][0], method=method, seed=seed, aligner=aligner)
+            measurements[method] = measure(a, b, alignment, train, test, settings)
         progress(f"{title}: writing checkpoints and the layer graph")
-        _write_networks(folder / name, *pair, alignment, loader(train))
-        draw_layers(neuron_graph(pair[0], train[:1][0]), folder / name / "layers.png")
-        results.append(Result(name, title, sum(p.numel() for p in pair[0].parameters()), measurements))
+        _write_networks(folder / name, a, b, alignment, loader(train))
+        draw_layers(neuron_graph(a, train[:1][0]), folder / name / "layers.png")
+        results.append(Result(name, title, sum(p.numel() for p in a.parameters()), measurements))
     return Report(tuple(results), seed, asdict(settings), time.perf_counter() - start)
 
 

@@ -78,9 +78,9 @@ class Report:
     def table(self) -> Table:
         """Barrier, midpoint accuracy and milliseconds by architecture and method."""
         table = Table(title="Two independently trained networks of each kind, aligned and averaged", box=SIMPLE_HEAD)
-        for heading in ("network", "accuracy (%)\nof A and B", "method"):
+        for heading in ("network", "accuracy\nof A, B (%)", "method"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("barrier", "accuracy (%) of\ntheir average", "time\n(ms)"):
+        for heading in ("barrier", "accuracy of\naverage (%)", "time\n(ms)"):
             table.add_column(heading, justify="right", no_wrap=True)
         for result in self.results:
             for row, (method, measurement) in enumerate(result.measurements.items()):
