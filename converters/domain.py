@@ -204,14 +204,24 @@ class Nodes:
         return self.axis_nodes[key]
 
     def canonical(self, ids: Tensor) -> Tensor:
-        """The same ids with every node replaced by one node of its class, as far as ties are known now; tightened."""
+        """The same ids with one node of each class, as far as ties are known now, in place of all that occur; tightened.
+
+        Nodes that are exchanged like this are rescaled together from here on: one weight or one sum reads them all.
+        """
         core, shape = _collapse(ids)
         if self._canonical_at != (len(self.ties), self.count):
             self._canonical = classes(self.count, self.ties)
             self._canonical_at = (len(self.ties), self.count)
-        flat = core.numpy()
-        mapped = np.where(flat >= 0, self._canonical[flat.clip(min=0)], flat) if self.count else flat
-        return tighten(torch.from_numpy(np.ascontiguousarray(mapped)).expand(shape))
+        present = np.unique(core.numpy())
+        nodes = present[present >= 0]
+        _, first, of_class = np.unique(self._canonical[nodes], return_index=True, return_inverse=True)
+        chosen = nodes[first][of_class]
+        if (chosen != nodes).any():
+            self.scale_ties.append((nodes, chosen))
+            flat = core.numpy()
+            where = np.searchsorted(nodes, flat.clip(min=nodes[0]))
+            core = torch.from_numpy(np.ascontiguousarray(np.where(flat >= 0, chosen[where.clip(max=len(nodes) - 1)], flat)))
+        return tighten(core.expand(shape))
 
     # -- facts -------------------------------------------------------------------------------------------------------
     def tie(self, a: Tensor, b: Tensor, scale: bool = True) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .domain import Act, Const, Nodes, Weight, colours_of
+from .domain import Act, Const, Nodes, Weight, colours_of, varies
 from .weights import fix_scale, promote
 
 Rule = Callable[..., Any]
@@ -118,6 +118,15 @@ def fix_all(ctx: Context, values: Sequence[Any], reason: str) -> None:
                 ctx.nodes.fix(ids, reason)
         elif isinstance(value, (list, tuple)):
             fix_all(ctx, value, reason)
+
+
+def along_positions(ctx: Context, ids: Tensor, dims: Sequence[int]) -> bool:
+    """Whether `dims` hold positions (tokens), and the units lie along others: then no permutation moves a weight along `dims`."""
+    others = [d for d in range(ids.dim()) if d not in dims]
+    if not varies(ids, others):
+        return False
+    tight = ctx.nodes.canonical(ids)
+    return bool((tight >= 0).all()) and not varies(tight, dims) and varies(tight, others)
 
 
 def elementwise(name: str, *, homogeneous: bool = False, odd: bool = False) -> Rule:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .domain import Act, Const, Weight, varies
-from .rules import Context, fix_all, ids_of, opaque, output_shape, register_rule
+from .rules import Context, along_positions, fix_all, ids_of, opaque, output_shape, register_rule
 from .weights import axis_ids, bind, fix_scale, promote, set_role
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -46,6 +46,13 @@ def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weigh
     if batch or lost:
         fix_all(ctx, [x, w], "is contracted with a batched weight")
         return _fixed_result(ctx, left, right, out, x, w)
+    if summed and along_positions(ctx, ids, [left.index(c) for c in summed]):
+        kept = [c for c in left if c not in summed]
+        ctx.nodes.fix_scale(ids)
+        fix_scale(ctx.nodes, w)
+        same = ctx.nodes.representative(ctx.nodes.canonical(ids), [left.index(c) for c in kept])
+        sizes = [w.shape[right.index(c)] if c in new else ids.shape[left.index(c)] for c in out]
+        return Act(_align(same, "".join(kept), out).expand(sizes))
     labels = ctx.nodes.representative(ids, [left.index(c) for c in summed])
     in_dims, out_dims = [right.index(c) for c in summed], [right.index(c) for c in new]
     if in_dims and not bind(ctx.nodes, w, in_dims, labels):
@@ -144,6 +151,8 @@ def _linear(ctx: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 def _add_bias(ctx: Context, out: Any, bias: Any, dim: int) -> Any:
     if isinstance(bias, Weight) and isinstance(out, Act):
         dim %= out.ids.dim()
+        if along_positions(ctx, out.ids, [dim]):
+            return out
         labels = ctx.nodes.representative(out.ids, [dim])
         if bind(ctx.nodes, bias, [-1], labels):
             set_role(ctx.nodes, bias, [-1], "out")
@@ -360,6 +369,10 @@ def _grouped(ctx: Context, labels: Tensor, w: Weight, groups: int, transposed: b
         return rows
     fix_scale(nodes, w)
     outputs = nodes.new(groups * w.shape[1], ctx.origin) if transposed else rows
+    if bool((labels < 0).any()):
+        nodes.fix(labels, "is grouped with inputs")
+        nodes.fix(outputs, "is grouped with inputs")
+        return outputs
     if transposed:
         bind(nodes, w, [0], labels, scale=False)
         nodes.fix_scale(outputs)
@@ -369,10 +382,6 @@ def _grouped(ctx: Context, labels: Tensor, w: Weight, groups: int, transposed: b
         nodes.grouped_axes[(w.name, 1)] = (inside, groups)
     else:
         nodes.tie(previous[0], inside, scale=False)
-    if bool((labels < 0).any()):
-        nodes.fix(labels, "is grouped with inputs")
-        nodes.fix(outputs, "is grouped with inputs")
-        return outputs
     blocks = nodes.new(groups, ctx.origin, block=True)
     for units in (labels, outputs):
         nodes.members.append((units.contiguous().numpy(), blocks.repeat_interleave(len(units) // groups).numpy()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .domain import Act, Const, Weight, broadcast_shape, collapse, varies
-from .rules import RULES, Context, Rule, elementwise, fix_all, ids_of, opaque, register_rule
+from .rules import RULES, Context, Rule, along_positions, elementwise, fix_all, ids_of, opaque, register_rule
 from .weights import axis_ids, bind, computed, fix_scale, set_role
 
 HOMOGENEOUS = ("relu", "leaky_relu", "rrelu", "threshold")
@@ -34,6 +34,9 @@ def combine_weight(ctx: Context, x: Tensor, weight: Weight, additive: bool) -> T
     full = x.expand(shape)
     offset = len(shape) - len(weight.shape)
     dims = [d for d in range(len(weight.shape)) if weight.shape[d] > 1]
+    if dims and along_positions(ctx, full, [d + offset for d in dims]):
+        ctx.nodes.fix_scale(full)
+        return full
     labels = ctx.nodes.representative(full, [d + offset for d in dims])
     if bool((labels < 0).all()):
         padded = [1] * (len(shape) - x.dim()) + list(x.shape)

@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from .domain import Act, Const, Weight, varies
-from .rules import Context, Rule, fix_all, ids_of, opaque, output_shape, register_rule
+from .rules import Context, Rule, along_positions, fix_all, ids_of, opaque, output_shape, register_rule
 from .weights import axis_ids, bind, computed, fix_scale, set_role
 
 
 def affine(ctx: Context, x: Tensor, dims: Sequence[int], weight: Any, bias: Any) -> Tensor:
     """Ids after a per-unit affine map along `dims` (new units for rescaling, the same for permuting)."""
+    if along_positions(ctx, x, [d % x.dim() for d in dims]):
+        return x
     labels = ctx.nodes.representative(x, dims)
     out = x
     for i, parameter in enumerate((weight, bias)):
@@ -44,10 +46,11 @@ def _batch_norm(ctx: Context, x: Any, weight: Any, bias: Any, mean: Any, var: An
     ids = ids_of(ctx, x)
     ctx.nodes.fix_scale(ids)
     channel = 1 if ids.dim() > 1 else 0
-    labels = ctx.nodes.representative(ids, [channel])
+    tokens = along_positions(ctx, ids, [channel])
+    labels = ids if tokens else ctx.nodes.representative(ids, [channel])
     for statistic in (mean, var):
         w = ctx.weight_of(statistic)
-        if w is not None:
+        if w is not None and not tokens:
             bind(ctx.nodes, w, [0], labels, scale=False)
     out = Act(affine(ctx, ids, [channel], weight, bias))
     return (out, *opaque(ctx)[1:]) if isinstance(ctx.outputs, (tuple, list)) else out

@@ -20,7 +20,7 @@ from graphalign.testing import EdgeMessage, assert_equivariant, assert_same_func
 
 from .networks import FAMILIES, randomise
 
-WITHOUT_BLOCKS = ("weight_norm", "attention_einsum")  # weights that are computed, or have several input or output axes
+WITHOUT_BLOCKS = ("weight_norm", "attention_einsum", "mixer")  # weights that are computed, have several axes of units, or mix tokens
 WITH_KEYWORDS = ("mixed_inputs",)  # an example input is positional or by keyword
 GRAPHS = sorted(name for name in set(FAMILIES) - set(WITH_KEYWORDS) if not name.startswith("vgg") or name == "vgg_11_bn")
 
