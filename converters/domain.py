@@ -26,6 +26,7 @@ class Act:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the activation."""
         return tuple(self.ids.shape)
 
 
@@ -38,6 +39,7 @@ class Const:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the constant."""
         return tuple(self.value.shape)
 
 
@@ -62,6 +64,7 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the view or of the computed tensor."""
         return tuple(self.view.shape) if self.view is not None else self.size
 
 

@@ -122,7 +122,7 @@ def _between(ctx: Context, left: str, right: str, out: str, a: Tensor, b: Tensor
         if bool((result < 0).all()):
             return Act(nodes.fresh_colours(shape))
         return Act(rest.expand(shape))
-    first, labels, second, others = (a, left, b, right) if in_a else (b, right, a, left)
+    first, second, others = (a, b, right) if in_a else (b, a, left)
     nodes.fix(first, "is mixed by a matrix that depends on the input")
     kept = [c for c in others if c not in summed]
     y = _align(_sum_positions(ctx, second, others, kept), "".join(kept), out)

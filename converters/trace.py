@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -99,6 +99,7 @@ class FlatOutputs(nn.Module):
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The network's floating-point and other tensors in order."""
         return tuple(flatten_outputs(self.model(*args, **kwargs)))
 
 
@@ -192,7 +193,7 @@ def _architecture(tracer: _Tracer, spec: NetworkSpec, node_units: Mapping[int, t
                     in_axis,
                     out_axis,
                     message.geometry,
-                )  # fmt: skip
+                )
             )
     return Architecture(
         spec,
@@ -236,7 +237,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(FlatOutputs(model), args, kwargs, strict=False)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 (the network's own code runs here)
             _explain(model, args, kwargs, failure)
         if any(_writes_to_a_view(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
@@ -256,12 +257,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception) -> None:
+def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception) -> NoReturn:
     """Raises the clear error behind a failed export."""
     name = type(model).__name__
     try:
         model(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the network's own code runs here)
         shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in (*args, *kwargs.values())]
         raise InvalidInput(
             f"{name} does not run on the example input of shape(s) {shapes}: {str(error).strip() or type(error).__name__}. "
@@ -333,10 +334,11 @@ class _Tracer:
         self.messages.append(Message(self.step, op, weight, source, target, *dims, geometry))
 
     def read(self, value: Any) -> None:
-        if isinstance(value, Act) and self._node is not None:
-            for argument in self._node.all_input_nodes:
-                if self.values.get(argument.name) is value:
-                    self.reads[argument.name] = value.ids
+        if not isinstance(value, Act) or self._node is None:
+            return
+        for argument in self._node.all_input_nodes:
+            if self.values.get(argument.name) is value:
+                self.reads[argument.name] = value.ids
 
     def weight_of(self, value: Any) -> Weight | None:
         if isinstance(value, Weight):
