@@ -336,9 +336,10 @@ class _Tracer:
     def read(self, value: Any) -> None:
         if not isinstance(value, Act) or self._node is None:
             return
+        ids = value.ids
         for argument in self._node.all_input_nodes:
             if self.values.get(argument.name) is value:
-                self.reads[argument.name] = value.ids
+                self.reads[argument.name] = ids
 
     def weight_of(self, value: Any) -> Weight | None:
         if isinstance(value, Weight):

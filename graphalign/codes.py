@@ -14,6 +14,8 @@ from torch import Tensor
 
 SMOOTH_SCALES = (1, 3, 7)
 LEAVES = 12
+GRAIN = 1e-3
+"""White noise on leaves. Exactly flat regions tie in max pooling, and rounding would decide where backward codes go."""
 SMALLEST_IMAGE = 5
 
 
@@ -74,7 +76,7 @@ def dead_leaves(count: int, shape: tuple[int, int, int], generator: torch.Genera
         distance = torch.where(box, torch.maximum(along.abs(), across.abs()), (along.square() + across.square()).sqrt())
         level = torch.randn(count, channels, 1, 1, generator=generator)
         images = torch.where((distance < radius).unsqueeze(1), level, images)
-    return standardise(images)
+    return standardise(images + GRAIN * torch.randn(images.shape, generator=generator))
 
 
 def standardise(images: Tensor) -> Tensor:

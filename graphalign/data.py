@@ -130,7 +130,7 @@ def _check_split(split: str) -> None:
 def _read(file: Path, entry: ImageFile, split: Split) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     names = [f"jpeg_{split}", f"len_{split}", f"y_{split}"] if entry.jpeg else [f"x_{split}", f"y_{split}"]
     try:
-        with np.load(file, allow_pickle=False) as tables:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as tables:
             missing = [n for n in names if n not in tables.files]
             if missing:
                 raise CorruptFile(f"{file}: found tables {tables.files}, expected {missing} too; make the file again")

@@ -60,13 +60,14 @@ def similarity_cosine(
 ) -> Tensor:
     """`similarity` with the weights of every axis divided by their root mean square, as cosines in [-1, 1]; (U, U).
 
-    B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held.
+    B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held. Entries that are
+    told apart only by an order inside blocks do not count (see `_is_comparable`).
     """
     sample = next(t for t in a.values() if t.is_floating_point())
     product = sample.new_zeros(cell.units, cell.units)
     squares_a, squares_b = sample.new_zeros(cell.units), sample.new_zeros(cell.units)
     for layout in spec.axes_of_cell[cell.name]:
-        if layout.tensor in spec.buffers or layout.tensor not in a:
+        if layout.tensor in spec.buffers or layout.tensor not in a or not _is_comparable(spec, layout):
             continue
         placed = group.permute_tensor(spec, b[layout.tensor], spec.axes_of_tensor[layout.tensor], element)
         x, y = unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, placed, cell)
@@ -77,6 +78,21 @@ def similarity_cosine(
         squares_b += own_b / scale
     norms = [s.sqrt() + 1e-6 * s.mean().sqrt() + torch.finfo(s.dtype).tiny for s in (squares_a, squares_b)]
     return product / norms[0][:, None] / norms[1][None]
+
+
+def _is_comparable(spec: NetworkSpec, layout: AxisLayout) -> bool:
+    """Whether the entries of units in different blocks can be compared one by one.
+
+    A grouped convolution joins the units of a block to those of the same block. Entry k of a unit then means the k-th unit of its
+    own block, an order that says nothing in another block.
+    """
+    for grouped in spec.axes_of_tensor[layout.tensor]:
+        if grouped.groups > 1 and any(spec.by_name[cell].blocks > 1 for cell in grouped.cells):
+            shape = spec.shapes[layout.tensor]
+            partners = shape[0] // grouped.groups if layout.axis == grouped.axis else shape[grouped.axis]
+            if partners > 1:
+                return False
+    return True
 
 
 def objective(names: tuple[str, ...], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

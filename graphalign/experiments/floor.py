@@ -185,12 +185,13 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
 
 def run(recipes: Mapping[str, Recipe], images: Images, pairs: int, cache: Path | None, command: str) -> dict[str, Any]:
     """The results of all architectures."""
+    where = environment()  # of the code as it was loaded
     rows = [measure(name, recipe, images, pairs, cache) for name, recipe in recipes.items()]
     return {
         "title": "The untrained aligner against weight matching",
         "command": command,
         "seed": FIRST_SEED,
-        "environment": environment(),
+        "environment": where,
         "data": images.name,
         "test_images": sum(len(y) for _, y in images.test),
         "rows": rows,

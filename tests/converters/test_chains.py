@@ -287,9 +287,9 @@ REFUSED: dict[str, tuple[State, str]] = {
     "norm first": (state_of(bn=3, fc1=(4, 3), fc2=(2, 4)), "'bn' comes before every layer"),
     "not in order": (state_of(fc2=(4, 4), fc1=(4, 4)), "'fc1' comes after 'fc2'"),
     "sorted keys that fit in two orders": (
-        {k: v for k, v in sorted(state_of(decoder=(8, 4), encoder=(4, 8)).items())}, "2 orders of the layers fit their sizes",
+        dict(sorted(state_of(decoder=(8, 4), encoder=(4, 8)).items())), "2 orders of the layers fit their sizes",
     ),
-    "sorted keys that fit in no order": ({k: v for k, v in sorted(state_of(a=(8, 4), b=(3, 5)).items())}, "no orders of the layers fit"),
+    "sorted keys that fit in no order": (dict(sorted(state_of(a=(8, 4), b=(3, 5)).items())), "no orders of the layers fit"),
     "tied": ({"fc1.weight": SHARED, "fc1.bias": torch.ones(4), "fc2.weight": SHARED}, "'fc2.weight' shares its memory with 'fc1.weight'"),
     "integers": ({"fc1.weight": torch.ones(4, 3, dtype=torch.int8), "fc2.weight": torch.ones(2, 4)}, "torch.int8, expected a floating-point type"),
     "several dtypes": ({"fc1.weight": torch.ones(4, 3).half(), "fc2.weight": torch.ones(2, 4)}, r"several dtypes, \['float16', 'float32'\]"),
