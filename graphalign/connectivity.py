@@ -144,8 +144,11 @@ def _is_weight(tensor: Tensor) -> bool:
 def _mix(a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float) -> dict[str, Tensor]:
     mixed = {}
     for name, end in a.items():
-        if not _is_weight(end):
+        if not _is_weight(end) or lam == 1.0:
             mixed[name] = end.clone()
+            continue
+        if lam == 0.0:  # not 0 * A + B, which is NaN where A is infinite
+            mixed[name] = b[name].to(end.device, end.dtype, copy=True)
             continue
         wide = torch.promote_types(end.dtype, torch.float32)
         start = b[name].to(end.device, wide)

@@ -121,9 +121,9 @@ def _loss_of(outputs: Any, batch: Any, loss: Loss) -> tuple[float, float]:
     value = loss(outputs, batch)
     examples = _examples(inputs_of(batch))
     if isinstance(value, Tensor) and value.dim() == 0:
-        return float(value) * examples, examples
+        return float(value.detach()) * examples, examples
     if isinstance(value, Tensor) and value.shape == (examples,):
-        return float(value.double().sum()), examples
+        return float(value.detach().double().sum()), examples
     found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise InvalidInput(f"loss: the callable returned {found}, expected a mean of shape () or one loss per example, ({examples},)")
 
