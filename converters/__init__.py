@@ -4,7 +4,8 @@ if __name__ != "graphalign.converters":
     raise ImportError("import graphalign.converters, not the top-level name 'converters'")
 
 from .chain import chain_network, chain_spec
+from .export import Inputs
 from .rules import Context, elementwise, register_rule
-from .trace import Inputs, trace
+from .trace import trace
 
 __all__ = ["Context", "Inputs", "chain_network", "chain_spec", "elementwise", "register_rule", "trace"]

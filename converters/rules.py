@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .domain import Act, Const, Nodes, Weight, colours_of, varies
+from .domain import Act, Const, Weight, colours_of, varies
+from .facts import Nodes
 from .weights import fix_scale, promote
 
 Rule = Callable[..., Any]

@@ -9,7 +9,8 @@ import numpy as np
 
 from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling, Segment
 
-from .domain import Nodes, classes, mix
+from .domain import mix
+from .facts import Nodes, classes
 
 Axis = tuple[str, int]
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .domain import Nodes, Weight, tighten
+from .domain import Weight, tighten
+from .facts import Nodes
 
 
 def parameter(name: str, shape: Sequence[int]) -> Weight:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import group
-from graphalign.converters.trace import evaluating, flatten_outputs, split_example
+from graphalign.converters.export import evaluating, flatten_outputs, split_example
 from graphalign.errors import InvalidInput
 from graphalign.graph import NeuronGraph
 from graphalign.pyg import EdgeStorage, MessagePassing

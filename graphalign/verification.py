@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import group
-from graphalign.converters.trace import evaluating, flatten_outputs, split_example, trace
+from graphalign.converters.export import evaluating, flatten_outputs, split_example
+from graphalign.converters.trace import trace
 from graphalign.spec import NetworkSpec
 
 

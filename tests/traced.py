@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from graphalign import Inputs
 from graphalign.architecture import Architecture
-from graphalign.converters.trace import flatten_outputs, trace_architecture
+from graphalign.converters.export import flatten_outputs
+from graphalign.converters.trace import trace_architecture
 from graphalign.group import all_tensors
 from graphalign.spec import NetworkSpec
 
