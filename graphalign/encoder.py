@@ -120,7 +120,7 @@ class Moments:
             factor = self.samples * count / total
             self.square_a = self.square_a + a.square().sum(1) + factor * shift_a.square()
             self.square_b = self.square_b + b.square().sum(1) + factor * shift_b.square()
-            self.product = self.product + a @ b.T + factor * shift_a[:, None] * shift_b[None]
+            self.product.addmm_(torch.cat([a, factor * shift_a[:, None]], 1), torch.cat([b, shift_b[:, None]], 1).T)
             self.mean_a = self.mean_a + shift_a * (count / total)
             self.mean_b = self.mean_b + shift_b * (count / total)
         self.samples = total
