@@ -1,4 +1,4 @@
-"""What the tracer finds: the function stays under every element, changes when one tie is broken, and the cells are the expected."""
+"""What the tracer finds: the function stays under every element and changes when one tie is broken; the cells are as expected."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ CELLS: dict[str, list[tuple[Any, ...]]] = {
     "decoder_layer": [(8, 1), *HEADS, *HEADS, (9, 1)],
     "vit": [(8, 1), *HEADS, (9, 1), *HEADS, (9, 1)],
     "gpt": [(8, 1), *HEADS, (9, 1), *HEADS, (9, 1)],
-    "llama": [(16, 1), (2, 2, "rigid"), (4, 2), (9, 1), (2, 2, "rigid"), (4, 2), (9, 1)],  # rotary frequencies cannot trade places
+    "llama": [(16, 1), (2, 2, "rigid"), (4, 2), (9, 1), (2, 2, "rigid"), (4, 2), (9, 1)],  # rotary frequencies stay apart
     "swiglu": [(7, 1)],
     "glu": [(7, 1)],
     "shared_linear": [(7, 1)],
@@ -197,7 +197,10 @@ def test_modules_and_functions_give_the_same_spec_up_to_names() -> None:
     def anonymous(spec: NetworkSpec) -> Any:
         names = {cell.name: f"cell {i}" for i, cell in enumerate(spec.cells)}
         shapes = sorted(spec.shapes.values())
-        axes = [(spec.shapes[x.tensor], x.axis, [(names.get(s.cell or ""), s.start, s.count, s.repeat) for s in x.segments]) for x in spec.axes]
+        axes = [
+            (spec.shapes[x.tensor], x.axis, [(names.get(s.cell or ""), s.start, s.count, s.repeat) for s in x.segments])
+            for x in spec.axes
+        ]
         return [(c.size, c.blocks, c.activation, c.scale_free, c.sign_free) for c in spec.cells], shapes, sorted(axes, key=str)
 
     assert anonymous(traced("mlp_functional").spec) == anonymous(traced("mlp_2").spec)
@@ -320,7 +323,7 @@ def test_layers_form_a_connected_graph_from_input_to_output(name: str) -> None:
 
 def test_something_that_is_no_module_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"found dict, expected a torch.nn.Module; for a state dict see converters.chain_spec"):
-        trace({}, torch.zeros(1))  # type: ignore[arg-type]
+        trace({}, torch.zeros(1))
 
 
 def test_an_example_that_does_not_fit_is_refused() -> None:

@@ -179,7 +179,8 @@ def test_large_and_small_weights_make_no_difference() -> None:
     network, b = traced("mlp_3"), other_state("mlp_3")
     expected = weight(Problem(network.spec, network.state, b))
     for scale in (1e-12, 1e12):
-        scaled = weight(Problem(network.spec, *({n: t * scale for n, t in s.items()} for s in (network.state, b))))
+        large_a, large_b = ({n: t * scale for n, t in s.items()} for s in (network.state, b))
+        scaled = weight(Problem(network.spec, large_a, large_b))
         assert all(torch.equal(scaled[n], expected[n]) for n in expected)
 
 
