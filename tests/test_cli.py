@@ -1,0 +1,76 @@
+"""The command line as a user calls it: one process per call."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import graphalign
+
+
+def run(*arguments: str, code: str = "from graphalign.cli import main; main()") -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(graphalign.__file__).parents[1]),
+        "PYTHONWARNINGS": "error",
+        "COLUMNS": "80",
+        "NO_COLOR": "1",
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_help_names_the_commands():
+    result = run("--help")
+    assert result.returncode == 0
+    assert "demo" in result.stdout
+    assert "--version" in result.stdout
+    assert result.stderr == ""
+
+
+def test_help_of_demo_names_its_options():
+    result = run("demo", "--help")
+    assert result.returncode == 0
+    for option in ("--out", "--seed", "--quick"):
+        assert option in result.stdout
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('loaded:', *sorted({'torch', 'scipy', 'matplotlib', 'sklearn'} & sys.modules.keys())))\n"
+        "from graphalign.cli import main; main()"
+    )
+    result = run("--help", code=code)
+    assert result.returncode == 0
+    assert result.stdout.rstrip().splitlines()[-1].strip() == "loaded:"
+
+
+def test_version():
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.strip() == f"graphalign {graphalign.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["dmeo"], "No such command 'dmeo'"), (["demo", "--seed", "-1"], "greater than or equal to 0")]
+)
+def test_wrong_usage_is_explained(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unusable_folder_is_one_message_before_any_work(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("keep me")
+    result = run("demo", "--quick", "--out", str(blocked))
+    assert result.returncode == 1
+    assert f"error: {blocked} cannot be written" in result.stderr
+    assert "--out" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert blocked.read_text() == "keep me"
