@@ -25,7 +25,8 @@ CHUNK_VALUES = 8_000_000
 """Activation entries held at once, over the codes of one chunk."""
 MULTIPLY_BUDGET = 2e10
 """Multiplications of one forward sweep over all codes, from which the number of codes follows."""
-FEWEST_CODES = 64
+FEWEST_CODES = 16
+"""Codes of networks so large that the budget allows no more."""
 MOST_CODES = 4096
 MOST_IMAGES = 256
 """Most codes of a network whose units have feature maps: every position is a sample."""
