@@ -59,6 +59,7 @@ class Interpreter:
         self.nodes = Nodes()
         self.program = program
         self.fixed = fixed
+        self.fixed_found: set[str] = set()
         self.offences: list[Offence] = []
         self.messages: list[Message] = []
         self.reads: dict[str, Tensor] = {}
@@ -195,8 +196,9 @@ class Interpreter:
             return self.unsupported(f"its rule does not cover this use ({type(failure).__name__}: {failure})")
 
     def _is_fixed(self, name: str) -> bool:
-        paths = [self.origin] if self.origin else []
-        return name in self.fixed or any(p == f or p.startswith(f + ".") for p in paths for f in self.fixed)
+        found = {f for f in self.fixed if f == name or self.origin == f or self.origin.startswith(f + ".")}
+        self.fixed_found |= found
+        return bool(found)
 
     def _higher_order(self, node: fx.Node, args: Sequence[Any]) -> Any:
         position = next(i for i, a in enumerate(args) if isinstance(a, fx.GraphModule))

@@ -174,7 +174,7 @@ def _matmul_equation(x: Any, y: Any) -> str:
     return f"{a},{b}->{out}"
 
 
-@register_rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.__matmul__")
+@register_rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot")
 def _matmul(ctx: Context, x: Any, y: Any, **_: Any) -> Any:
     ctx.read(x)
     ctx.read(y)

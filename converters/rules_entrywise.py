@@ -13,7 +13,7 @@ from .weights import axis_ids, bind, computed, fix_scale, set_role
 
 HOMOGENEOUS = ("relu", "leaky_relu", "rrelu", "threshold")
 ODD_LINEAR = ("neg",)
-ODD = ("tanh", "sin", "asinh", "atan", "erf", "hardshrink", "softshrink", "sign", "sgn", "sinh", "tan", "asin", "softsign")
+ODD = ("tanh", "sin", "asinh", "atan", "erf", "hardshrink", "softshrink", "sign", "sgn", "sinh", "tan", "asin")
 PLAIN = """sigmoid gelu silu mish hardswish hardsigmoid hardtanh relu6 elu celu selu softplus log_sigmoid exp expm1 exp2 log log1p log2
 log10 sqrt rsqrt reciprocal square cos cosh abs acos ceil floor round trunc clamp clamp_min clamp_max clip nan_to_num logit
 isnan isinf isfinite bitwise_not logical_not erfc sinc frac fix erfinv digamma lgamma logical_not_ i0 special_expit special_erf"""

@@ -230,10 +230,14 @@ def spatial(name: str, dims: int | None, linear: bool = True) -> Rule:
 
 
 for _dims in (1, 2, 3):
-    for _name in ("avg_pool", "adaptive_avg_pool", "lp_pool", "_adaptive_avg_pool"):
-        register_rule(f"aten.{_name}{_dims}d")(spatial(_name, _dims))
-    for _name in ("max_pool", "adaptive_max_pool", "fractional_max_pool"):
-        register_rule(f"aten.{_name}{_dims}d", f"aten.{_name}{_dims}d_with_indices")(spatial(_name, _dims, linear=False))
+    register_rule(f"aten.avg_pool{_dims}d", f"aten.adaptive_avg_pool{_dims}d")(spatial("average pool", _dims))
+    register_rule(f"aten.max_pool{_dims}d", f"aten.adaptive_max_pool{_dims}d")(spatial("max pool", _dims, linear=False))
+    if _dims > 1:
+        register_rule(f"aten._adaptive_avg_pool{_dims}d")(spatial("average pool", _dims))
+        register_rule(f"aten.max_pool{_dims}d_with_indices", f"aten.fractional_max_pool{_dims}d")(
+            spatial("max pool", _dims, linear=False)
+        )
+register_rule("aten.max_pool1d_with_indices")(spatial("max pool", 1, linear=False))
 for _name in [
     "upsample_nearest1d",
     "upsample_nearest2d",

@@ -17,7 +17,7 @@ squeeze_copy unsqueeze_copy select_copy slice_copy permute_copy transpose_copy t
 MULTI_VIEWS = "chunk split split_with_sizes tensor_split unbind unsafe_chunk unsafe_split unsafe_split_with_sizes hsplit vsplit"
 COPIES = "repeat tile flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle repeat_interleave"
 SAME = """contiguous clone detach alias to _to_copy type_as lift_fresh_copy lift_fresh dropout native_dropout
-feature_dropout alpha_dropout feature_alpha_dropout positive requires_grad float double half bfloat16 cpu"""
+feature_dropout alpha_dropout feature_alpha_dropout positive"""
 MOVES = frozenset(
     f"aten.{name}"
     for name in f"""{VIEWS} {MULTI_VIEWS} {COPIES} {SAME} cat concat concatenate stack view_as reshape_as expand_as

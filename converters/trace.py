@@ -50,7 +50,9 @@ def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[
             f"trace: found {type(model).__name__}, expected a torch.nn.Module; for a state dict see converters.chain_spec"
         )
     if not any(True for _ in model.parameters()):
-        raise UnsupportedNetwork(f"{type(model).__name__} has no parameters, so there is nothing to align")
+        raise UnsupportedNetwork(
+            f"{type(model).__name__} has no parameters, so there is nothing to align", remedy="pass a network with weights"
+        )
     args, kwargs = split_example(example_input)
     program = export_program(model, args, kwargs)
     tracer = Interpreter(model, program, frozenset(fixed))
@@ -60,6 +62,12 @@ def trace_architecture(model: nn.Module, example_input: Any, *, fixed: Iterable[
             f"{type(model).__name__} uses {len(tracer.offences)} operation(s) that graphalign has no rule for:",
             tracer.offences,
             REMEDY,
+        )
+    unknown = sorted(set(tracer.fixed) - tracer.fixed_found)
+    if unknown:
+        raise InvalidInput(
+            f"trace: found fixed={unknown}, which names no operator or module that this network runs; expected operators such as "
+            "'aten.sort' or module paths as in named_modules()"
         )
     shapes = {name: tuple(t.shape) for name, t in _named(model).items()}
     spec, node_units = solve(tracer.nodes, shapes, tracer.aliases, tuple(dict(model.named_buffers())))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import graphalign
-from graphalign import Inputs, UnsupportedNetwork, align, group, trace, verify
+from graphalign import Inputs, InvalidInput, UnsupportedNetwork, align, group, trace, verify
 from graphalign.converters.rules import RULES
 from tests.networks import UNSUPPORTED
 
@@ -84,7 +84,7 @@ def test_all_offences_are_reported_at_once_with_their_modules() -> None:
     assert re.search(r"Sequential uses 2 operation\(s\)(?s:.)*in module '3', (?s:.)*in module '6', ", str(caught.value))
 
 
-@pytest.mark.parametrize("fixed", [["aten.sort"], ["3"], ("aten.sort", "6")], ids=str)
+@pytest.mark.parametrize("fixed", [["aten.sort"], ["3"], ("aten.sort", "3")], ids=str)
 def test_fixed_operators_and_modules_keep_only_their_own_units(fixed: Any) -> None:
     model = deep(values)
     spec = trace(model, X, fixed=fixed)
@@ -176,5 +176,18 @@ def test_a_rule_that_fails_is_reported_as_an_offence(rules: None) -> None:
         raise ValueError("no such luck")
 
     graphalign.register_rule("aten.relu")(broken)
-    with pytest.raises(UnsupportedNetwork, match=r"aten\.relu\.default in module '1', .*its rule does not cover this use \(ValueError: no such luck\)"):
+    with pytest.raises(
+        UnsupportedNetwork,
+        match=r"aten\.relu\.default in module '1', .*its rule does not cover this use \(ValueError: no such luck\)",
+    ):
         trace(deep(), X)
+
+
+def test_fixed_names_that_match_nothing_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"fixed=\['aten\.srot'\].*names no operator or module"):
+        trace(deep(values), X, fixed=["aten.sort", "aten.srot"])
+
+
+def test_every_rule_names_an_operator_that_exists() -> None:
+    names = [name.removeprefix("aten.") for name in RULES if name.startswith("aten.")]
+    assert [n for n in names if not hasattr(torch.ops.aten, n) and not hasattr(torch.ops.aten, n + "_")] == []
