@@ -84,7 +84,7 @@ def code_count(architecture: Architecture) -> int:
         for n in shapes.get(block.step, ()):
             outputs *= n
         cost += weights * max(outputs // max(len(block.target), 1), 1)
-    spatial = any(len(shape) > 3 for shape in shapes.values())
+    spatial = any(layer.cells and len(layer.shape) > 3 for layer in architecture.layers)
     return int(min(max(MULTIPLY_BUDGET / max(cost, 1.0), FEWEST_CODES), MOST_IMAGES if spatial else MOST_CODES))
 
 
