@@ -1,5 +1,5 @@
-"""Settings of every test."""
+"""The networks of the tests are tiny: a second thread costs more than it brings."""
 
 import torch
 
-torch.set_num_threads(1)  # the networks are tiny: threads gain nothing, and lose much where cores are shared
+torch.set_num_threads(1)
