@@ -13,20 +13,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from graphalign import data, group
+from graphalign import group
 from graphalign.connectivity import barrier
 from graphalign.evaluation import evaluate
-from graphalign.experiments.networks import Shape, cnn, mlp
+from graphalign.experiments import population
+from graphalign.experiments.population import Images, Recipe, read_images, trained
 from graphalign.experiments.results import Table, environment, publish
-from graphalign.experiments.training import fit, initialise
-from graphalign.files import load_state, save_state
 from graphalign.methods.gnn import gnn
 from graphalign.methods.naive import naive
 from graphalign.methods.problem import Problem
@@ -37,30 +36,10 @@ from graphalign.weight_costs import matched_tensors
 FIRST_SEED = 5000
 """Network k of pair p has seed FIRST_SEED + 2 p + k, whatever its architecture; no other experiment uses these."""
 PUBLISHED = "weight matching, published"
-TEST_IMAGES = 4000
 POINTS = 25
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the networks of one row are made: He initialisation, then Adam at 1e-3 in batches of 100.
-
-    Attributes:
-        build: a network for images of a shape.
-        images: how many training images are used.
-        epochs: passes over them.
-    """
-
-    build: Callable[[Shape], nn.Module]
-    images: int
-    epochs: int
-
-
-RECIPES: dict[str, Recipe] = {
-    "mlp-64-64-64": Recipe(lambda image: mlp((64, 64, 64), image), 60_000, 3),
-    "mlp-48x5": Recipe(lambda image: mlp((48,) * 5, image), 60_000, 3),
-    "cnn-16-32-24": Recipe(lambda image: cnn((16, 32, 24), 56, image), 20_000, 4),
-}
+RECIPES: dict[str, Recipe] = {name: population.RECIPES[name] for name in ("mlp-64-64-64", "mlp-48x5", "cnn-16-32-24")}
 
 
 def published(problem: Problem) -> dict[str, Tensor]:
@@ -76,52 +55,6 @@ METHODS: dict[str, Callable[[Problem], dict[str, Tensor]]] = {
     "weight": weight,
     "gnn, untrained": gnn,
 }
-
-
-@dataclass(frozen=True)
-class Images:
-    """Data to train on and to measure with.
-
-    Attributes:
-        name: prefix of cached networks.
-        x: training images (N, C, H, W).
-        y: classes (N,).
-        test: batches of held-out images.
-    """
-
-    name: str
-    x: Tensor
-    y: Tensor
-    test: list[tuple[Tensor, ...]]
-
-
-def read_images(root: str | None, name: str = "fashion_mnist") -> Images:
-    """The training images and the first TEST_IMAGES test images of a data set of `graphalign.data`.
-
-    Raises:
-        InvalidInput, CorruptFile: as `graphalign.data.images`.
-    """
-    x, y = data.images(name, "train", root).tensors
-    test_x, test_y = (t[:TEST_IMAGES] for t in data.images(name, "test", root).tensors)
-    return Images(name, x, y, list(zip(torch.split(test_x, 1000), torch.split(test_y, 1000), strict=True)))
-
-
-def trained(name: str, recipe: Recipe, images: Images, seed: int, cache: Path | None) -> nn.Module:
-    """The network of a recipe and seed, from the cache if it is there."""
-    shape = tuple(images.x.shape[1:])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = recipe.build((shape[0], shape[1], shape[2]))
-        initialise(network)
-    file = cache / f"{images.name}_{name}_{recipe.images}x{recipe.epochs}_seed{seed}.safetensors" if cache else None
-    if file and file.is_file():
-        network.load_state_dict(load_state(file))
-        return network.eval()
-    fit(network, images.x[: recipe.images], images.y[: recipe.images], epochs=recipe.epochs, seed=seed)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_state(network.state_dict(), file, force=True)
-    return network
 
 
 def measure(name: str, recipe: Recipe, images: Images, pairs: int, cache: Path | None) -> dict[str, Any]:

@@ -17,8 +17,9 @@ def initialise(network: nn.Module) -> None:
 
 
 def fit(
-    network: nn.Module, x: Tensor, y: Tensor, *, epochs: int, batch: int = 100, rate: float = 1e-3, seed: int = 0
-) -> nn.Module:
+    network: nn.Module, x: Tensor, y: Tensor, *, epochs: int, batch: int = 100, rate: float = 1e-3, seed: int = 0,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> nn.Module:  # fmt: skip
     """Trains a classifier with Adam on cross-entropy, in place, and returns it in eval mode.
 
     Args:
@@ -29,7 +30,10 @@ def fit(
         batch: inputs per step.
         rate: learning rate.
         seed: of the order.
+        layout: of images and filters while training; channels_last is about twice as fast for convolutions on a CPU.
     """
+    if layout == torch.channels_last:
+        x, network = x.to(memory_format=layout), network.to(memory_format=layout)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     network.train()
@@ -39,4 +43,4 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(F.cross_entropy(network(x[index]), y[index]))
             optimiser.step()
-    return network.eval()
+    return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]

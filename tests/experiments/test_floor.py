@@ -9,18 +9,19 @@ import torch
 from graphalign import data
 from graphalign.experiments import floor
 from graphalign.experiments.networks import cnn, mlp
+from graphalign.experiments.population import Images, Recipe, trained
 
 ROOT = os.environ.get(data.ROOT)
 RECIPES = {
-    "mlp-16-16": floor.Recipe(lambda image: mlp((16, 16), image), 800, 8),
-    "cnn-4-6": floor.Recipe(lambda image: cnn((6, 8), 16, image), 1300, 8),
+    "mlp-16-16": Recipe(lambda image: mlp((16, 16), image), 800, 8),
+    "cnn-4-6": Recipe(lambda image: cnn((6, 8), 16, image), 1300, 8),
 }
 
 
-def digit_images() -> floor.Images:
+def digit_images() -> Images:
     x, y = data.digits("train").tensors
     test_x, test_y = data.digits("test").tensors
-    return floor.Images("digits", x, y, [(test_x, test_y)])
+    return Images("digits", x, y, [(test_x, test_y)])
 
 
 def test_digits_give_a_complete_table(tmp_path: Path) -> None:
@@ -44,13 +45,13 @@ def test_digits_give_a_complete_table(tmp_path: Path) -> None:
 
 def test_networks_come_from_the_cache_again(tmp_path: Path) -> None:
     images, recipe = digit_images(), RECIPES["cnn-4-6"]
-    first = floor.trained("cnn-4-6", recipe, images, 5, tmp_path)
+    first = trained("cnn-4-6", recipe, images, 5, tmp_path)
     (file,) = tmp_path.iterdir()
     assert file.name == "digits_cnn-4-6_1300x8_seed5.safetensors"
     stamp = file.stat().st_mtime_ns
-    again = floor.trained("cnn-4-6", recipe, images, 5, tmp_path)
-    fresh = floor.trained("cnn-4-6", recipe, images, 5, None)
-    other = floor.trained("cnn-4-6", recipe, images, 6, None)
+    again = trained("cnn-4-6", recipe, images, 5, tmp_path)
+    fresh = trained("cnn-4-6", recipe, images, 5, None)
+    other = trained("cnn-4-6", recipe, images, 6, None)
     assert file.stat().st_mtime_ns == stamp
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
