@@ -31,15 +31,33 @@ def _metadata(path: str | Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What one method did.
+
+    Attributes:
+        method: its name.
+        seconds: time it took.
+        objective: the value of what it optimised, of the permutations it returned; None if it has no objective.
+        losses: the same after every step, of an iterative method.
+    """
+
+    method: str
+    seconds: float
+    objective: float | None = None
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Alignment:
     """Permutations that bring the units of B into the order of A.
 
     Attributes:
         spec: what may move.
         permutations: by cell name, LongTensor (U,) on the CPU: `permutations[cell][i]` is the unit of B that goes to slot i.
-        method: name of the method that found them.
+        method: name of the method that found them; names of several that ran in turn are joined by "+".
         seed: seed it ran with.
         seconds: time it took, tracing apart.
+        history: what each method did, in turn; not saved to files.
     """
 
     spec: NetworkSpec
@@ -47,6 +65,7 @@ class Alignment:
     method: str = ""
     seed: int = 0
     seconds: float = field(default=float("nan"), compare=False)
+    history: tuple[Stage, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "permutations", {name: perm.to("cpu") for name, perm in self.permutations.items()})
@@ -68,7 +87,7 @@ class Alignment:
 
     def inverse(self) -> Alignment:
         """The alignment of A into B's order."""
-        return replace(self, permutations=group.inverse(self.permutations))
+        return replace(self, permutations=group.inverse(self.permutations), history=())
 
     def compose(self, then: Alignment) -> Alignment:
         """The alignment that acts as this one and afterwards as `then`.
@@ -77,8 +96,9 @@ class Alignment:
             InvalidInput: the two belong to different specs.
         """
         return replace(
-            self, permutations=group.compose(self.permutations, then.permutations), method=f"{self.method}+{then.method}"
-        )
+            self, permutations=group.compose(self.permutations, then.permutations), method=f"{self.method}+{then.method}",
+            history=(),
+        )  # fmt: skip
 
     @property
     def moved(self) -> float:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from graphalign.aligner import Aligner
 from graphalign.alignment import Alignment
 from graphalign.batch_norm import reset_statistics
 from graphalign.connectivity import barrier, interpolate
@@ -77,7 +76,6 @@ def run(out: AnyPath, seed: int = 0, settings: Settings = FULL, progress: Progre
 def _run(folder: Path, seed: int, settings: Settings, progress: Progress) -> Report:
     start = time.perf_counter()
     train, test = TensorDataset(*digits("train")[: settings.images]), digits("test")
-    aligner = Aligner.from_pretrained()
     results = []
     for name, (title, factory) in NETWORKS.items():
         progress(f"{title}: training network A")
@@ -87,7 +85,7 @@ def _run(folder: Path, seed: int, settings: Settings, progress: Progress) -> Rep
         measurements = {}
         for method, label in LABELS.items():
             progress(f"{title}: {label}")
-            alignment = align(a, b, example_input=train[:1][0], method=method, seed=seed, aligner=aligner)
+            alignment = align(a, b, example_input=train[:1][0], method=method, seed=seed)
             measurements[method] = measure(a, b, alignment, train, test, settings)
         progress(f"{title}: writing checkpoints and the layer graph")
         _write_networks(folder / name, a, b, alignment, loader(train))

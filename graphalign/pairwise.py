@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from graphalign import group
-from graphalign.aligner import Aligner
-from graphalign.alignment import Alignment
+from graphalign.alignment import Alignment, Stage
 from graphalign.architecture import Architecture
 from graphalign.converters.chain import chain_network
 from graphalign.converters.trace import trace_architecture
 from graphalign.errors import InvalidInput, SpecMismatch
+from graphalign.evaluation import Loader, Loss
 from graphalign.files import check_weights, load_state
-from graphalign.methods import METHODS, Problem
+from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
+from graphalign.methods.registry import name_of
+from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal
 
 Network = nn.Module | Mapping[str, Tensor] | str | Path
+Start = str | Solver | Alignment | Mapping[str, Tensor]
+"""A method that runs first, or permutations that are known already."""
 
 
 def align(
-    a: Network, b: Network, *, example_input: Any = None, method: str = "gnn", seed: int = 0, aligner: Aligner | str | Path | None = None,
-    restarts: int = 0, fixed: tuple[str, ...] = (),
+    a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
+    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
+    fixed: tuple[str, ...] = (), **options: Any,
 ) -> Alignment:  # fmt: skip
     """The permutations that bring the units of B into the order of A.
 
@@ -35,32 +42,90 @@ def align(
         example_input: an input of the modules (tensor, tuple of arguments or dict of keyword arguments). If exactly one of the
             two networks is a module, the other one is read as weights for it. State dicts alone need none if they are plain
             chains (MLP, CNN, VGG).
-        method: one of `list_methods()`.
+        method: one of `list_methods()`, or an instance of its settings, such as `Weight(restarts=3)`.
+        data: batches of inputs or of (inputs, labels), for the methods that look at activations, predictions or losses.
+        loss: what labels are judged by: "cross_entropy", "mse" or a callable of (outputs, batch).
+        init: where `method` starts: another method (by name or instance), an `Alignment`, or permutations by cell.
+        refine: methods that start, one after the other, from what was found before them.
         seed: of everything random; results are deterministic for a seed.
-        aligner: for method "gnn": an `Aligner`, or the folder of a saved one; the default aligner if None.
-        restarts: for method "weight": random starting points besides the two standard ones.
         fixed: operators or module paths through which nothing may move (see `trace`).
+        **options: settings of `method`, when it is given by name: the fields of its class.
 
     Raises:
-        InvalidInput: unknown method, weights that are not finite or not floating point, missing example input.
+        InvalidInput: an unknown method or setting, a method that cannot start from another's result, missing data, labels or
+            example input, weights that are not finite or not floating point.
         SpecMismatch: the two networks differ in architecture or shapes.
         UnsupportedNetwork: the network has no neuron graph.
         CorruptFile: a file cannot be read safely.
     """
-    if method not in METHODS:
-        raise InvalidInput(f"align: found method {method!r}, expected one of {', '.join(METHODS)}")
-    if isinstance(aligner, (str, Path)):
-        aligner = Aligner.from_pretrained(aligner)
-    architecture, state_a, state_b = prepare_pair(a, b, example_input, fixed)
-    problem = Problem(architecture.spec, state_a, state_b, seed, architecture, aligner, restarts)
-    start = time.perf_counter()
-    permutations = METHODS[method].run(problem)
-    return Alignment(architecture.spec, permutations, method, seed, time.perf_counter() - start)
+    refine = [refine] if isinstance(refine, str) or callable(refine) else list(refine)
+    solvers = [configure(method, options), *map(configure, refine)]
+    start = None
+    if isinstance(init, (Alignment, Mapping)):
+        start = dict(init.permutations if isinstance(init, Alignment) else init)
+    elif init is not None:
+        solvers.insert(0, configure(init))
+    for solver in solvers if start is not None else solvers[1:]:
+        _check_starts(solver)
+    pair = prepare_pair(a, b, example_input, fixed)
+    if start is not None:
+        group.check_element(pair.spec, start)
+    return run_stages(solvers, pair.problem(seed=seed, data=data, loss=loss, start=start))
 
 
-def prepare_pair(
-    a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = ()
-) -> tuple[Architecture, dict[str, Tensor], dict[str, Tensor]]:
+def run_stages(solvers: Sequence[Solver], problem: Problem) -> Alignment:
+    """The alignment that solvers find one after the other, each from the result of the one before."""
+    history: list[Stage] = []
+    for solver in solvers:
+        begun = time.perf_counter()
+        solution = solver(problem)
+        seconds = time.perf_counter() - begun
+        history.append(Stage(name_of(solver), seconds, solution.objective, solution.losses))
+        problem = replace(problem, start=solution.permutations, scores=solution.scores)
+    return Alignment(
+        problem.spec, solution.permutations, "+".join(stage.method for stage in history), problem.seed,
+        sum(stage.seconds for stage in history), tuple(history),
+    )  # fmt: skip
+
+
+def _check_starts(solver: Solver) -> None:
+    name = name_of(solver)
+    if name in METHODS and not METHODS[name].starts:
+        able = ", ".join(n for n in list_methods() if METHODS[n].starts)
+        raise InvalidInput(
+            f"method '{name}' does not start from permutations found before; let it come first, or choose one of {able} after it"
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks that have been read and checked.
+
+    Attributes:
+        architecture: what they share.
+        a: parameters and buffers of A by state-dict key.
+        b: those of B.
+        module: the network in eval mode, whose tensors are those of one of the two (shared, not copied).
+    """
+
+    architecture: Architecture
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
+    module: nn.Module
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """What may move."""
+        return self.architecture.spec
+
+    def problem(
+        self, *, seed: int = 0, data: Loader | None = None, loss: Loss = "cross_entropy", start: Mapping[str, Tensor] | None = None
+    ) -> Problem:
+        """The problem of aligning B to A."""
+        return Problem(self.spec, self.a, self.b, seed, self.architecture, self.module, data, loss, start)
+
+
+def prepare_pair(a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = ()) -> Pair:
     """The shared architecture of two networks, and their checked weights.
 
     Raises:
@@ -79,13 +144,20 @@ def prepare_pair(
     else:
         chains = [chain_network(state) for state in states]
         architectures = [trace_architecture(m, x if example_input is None else example_input, fixed=fixed) for m, x in chains]
+        modules = [chains[0][0]]
     require_equal(architectures[0].spec, architectures[-1].spec)
     spec = architectures[0].spec
     _check_keys(states[0], states[1], spec.aliases)
     for state, name in zip(states, "AB", strict=True):
         group.check_state(spec, state, f"network {name}")
         check_weights({n: t for n, t in state.items() if n in spec.shapes}, f"network {name}")
-    return architectures[0], states[0], states[1]
+    return Pair(architectures[0], states[0], states[1], _view(modules[0]))
+
+
+def _view(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode that shares its parameters and buffers; the module's own mode is left as it is."""
+    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared).eval()
 
 
 def weights_of(network: Any, name: str) -> dict[str, Tensor]:
@@ -115,4 +187,4 @@ def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mappi
         )  # fmt: skip
 
 
-__all__ = ["Network", "align", "prepare_pair"]
+__all__ = ["Network", "Pair", "align", "prepare_pair", "run_stages"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from graphalign import Aligner, AlignerConfig, CorruptFile, InvalidInput, SpecMismatch, UnsupportedNetwork, align, group
 from graphalign.files import save_state
+from graphalign.methods.weight import Weight
 from tests.planted import plant, recovered
 from tests.traced import build, traced
 
@@ -208,7 +209,7 @@ BAD: dict[str, tuple[Callable[[], Mapping[str, Any]], type[Exception], str]] = {
     "unknown operator": (
         lambda: {"a": Sorting(), "b": Sorting()}, UnsupportedNetwork, r"aten\.sort\.default in the network itself, .*test_pairwise",
     ),
-    "unknown method": (lambda: {"method": "magic"}, InvalidInput, r"found method 'magic', expected one of .*gnn.*weight"),
+    "unknown method": (lambda: {"method": "magic"}, InvalidInput, r"method: found 'magic', expected one of .*gnn.*weight"),
     "state dicts that are no chain": (
         lambda: {"a": traced("gpt").state, "b": traced("gpt").state, "example_input": None}, InvalidInput, r"(?s).+pass",
     ),
@@ -279,3 +280,55 @@ def test_fixed_units_stay(tmp_path: Path) -> None:
     found = align(mlp(), mlp(seed=1), example_input=X, method="weight", fixed=("3",))
     assert list(found.permutations) == ["0"]
     group.check_element(found.spec, found.permutations)
+
+
+# -- methods, their settings, and chains of them ----------------------------------------------------------------------------------
+
+
+def test_settings_are_passed_by_name_or_in_an_instance() -> None:
+    a, b = mlp(), mlp(seed=1)
+    by_name = align(a, b, example_input=X, method="weight", restarts=4, seed=2)
+    by_instance = align(a, b, example_input=X, method=Weight(restarts=4), seed=2)
+    assert by_name.method == by_instance.method == "weight"
+    assert all(torch.equal(perm, by_instance.permutations[n]) for n, perm in by_name.permutations.items())
+
+
+def test_unknown_settings_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"method 'weight': found unknown settings restart, tries; expected some of restarts"):
+        align(mlp(), mlp(), example_input=X, method="weight", restart=1, tries=2)
+    with pytest.raises(InvalidInput, match="method 'naive': found unknown settings restarts; it has none"):
+        align(mlp(), mlp(), example_input=X, method="naive", restarts=1)
+    with pytest.raises(InvalidInput, match=r"Weight: found settings \['restarts'\] beside it; put them into the solver itself"):
+        align(mlp(), mlp(), example_input=X, method=Weight(), restarts=1)
+
+
+def test_a_chain_keeps_what_every_method_did() -> None:
+    a, b, element = planted_mlp()
+    found = align(a, b, example_input=X, method="naive", refine="weight")
+    assert found.method == "naive+weight"
+    assert [stage.method for stage in found.history] == ["naive", "weight"]
+    assert found.seconds == sum(stage.seconds for stage in found.history)
+    assert found.history[0].objective is None
+    assert found.history[1].objective is not None
+    assert recovered(found.permutations, element) == 1.0
+
+
+@pytest.mark.parametrize("init", ["naive", Weight(), "alignment", "permutations"])
+def test_a_method_starts_where_it_is_told_to(init: Any) -> None:
+    a, b, element = planted_mlp()
+    if init in ("alignment", "permutations"):
+        known = align(a, b, example_input=X, method="weight")
+        init = known if init == "alignment" else known.permutations
+    found = align(a, b, example_input=X, method="weight", init=init)
+    assert recovered(found.permutations, element) == 1.0
+
+
+def test_a_method_without_a_start_cannot_refine() -> None:
+    for arguments in ({"refine": "gnn"}, {"method": "gnn", "init": "naive"}, {"method": "gnn", "init": {}}):
+        with pytest.raises(InvalidInput, match=r"method 'gnn' does not start from permutations found before; let it come first, or choose one of .*weight"):
+            align(mlp(), mlp(), example_input=X, **{"method": "weight", **arguments})  # type: ignore[arg-type]
+
+
+def test_permutations_to_start_from_must_fit() -> None:
+    with pytest.raises(InvalidInput, match="0"):
+        align(mlp(), mlp(), example_input=X, method="weight", init={"0": torch.arange(7)})

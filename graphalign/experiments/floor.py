@@ -17,21 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from graphalign import group
 from graphalign.connectivity import barrier
 from graphalign.evaluation import evaluate
 from graphalign.experiments import population
 from graphalign.experiments.population import Images, Recipe, read_images, trained
 from graphalign.experiments.results import Table, environment, publish
-from graphalign.methods.gnn import gnn
-from graphalign.methods.naive import naive
-from graphalign.methods.problem import Problem
-from graphalign.methods.weight import ascend, weight
+from graphalign.methods.gnn import GNN
+from graphalign.methods.naive import Naive
+from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.weight import Weight
 from graphalign.pairwise import prepare_pair
-from graphalign.weight_costs import matched_tensors
 
 FIRST_SEED = 5000
 """Network k of pair p has seed FIRST_SEED + 2 p + k, whatever its architecture; no other experiment uses these."""
@@ -42,18 +38,16 @@ POINTS = 25
 RECIPES: dict[str, Recipe] = {name: population.RECIPES[name] for name in ("mlp-64-64-64", "mlp-48x5", "cnn-16-32-24")}
 
 
-def published(problem: Problem) -> dict[str, Tensor]:
+def published(problem: Problem) -> Solution:
     """Weight matching as published (Ainsworth et al. 2023, arXiv 2209.04836, Alg. 1): one ascent from the identity."""
-    names = matched_tensors(problem.spec)
-    a, b = ({n: state[n].detach() for n in names} for state in (problem.a, problem.b))
-    return ascend(problem.spec, a, b, group.identity(problem.spec), torch.Generator().manual_seed(problem.seed))[0]
+    return Weight()(replace(problem, start=group.identity(problem.spec)))
 
 
-METHODS: dict[str, Callable[[Problem], dict[str, Tensor]]] = {
-    "naive": naive,
+METHODS: dict[str, Callable[[Problem], Solution]] = {
+    "naive": Naive(),
     PUBLISHED: published,
-    "weight": weight,
-    "gnn, untrained": gnn,
+    "weight": Weight(),
+    "gnn, untrained": GNN(),
 }
 
 
@@ -68,16 +62,16 @@ def measure(name: str, recipe: Recipe, images: Images, pairs: int, cache: Path |
         a, b = (trained(name, recipe, images, FIRST_SEED + 2 * pair + k, cache) for k in (0, 1))
         accuracies += [float(evaluate(network, images.test).accuracy or 0.0) for network in (a, b)]
         start = time.perf_counter()
-        architecture, state_a, state_b = prepare_pair(a, b, example)
+        ready = prepare_pair(a, b, example)
         tracing.append(time.perf_counter() - start)
-        problem = Problem(architecture.spec, state_a, state_b, seed=pair, architecture=architecture)
+        problem = ready.problem(seed=pair)
         for method, run in METHODS.items():
             if not pair:
                 run(problem)  # the first call loads libraries
             start = time.perf_counter()
-            element = run(problem)
+            element = run(problem).permutations
             seconds[method].append(time.perf_counter() - start)
-            aligned = group.apply_to_module(architecture.spec, element, b)
+            aligned = group.apply_to_module(ready.spec, element, b)
             barriers[method].append(float(barrier(a, aligned, images.test, points=POINTS).barrier))
         found = ", ".join(f"{method} {barriers[method][-1]:.3f}" for method in METHODS)
         print(f"{name}: pair {pair + 1} of {pairs}: {found}", file=sys.stderr, flush=True)

@@ -24,14 +24,14 @@ from graphalign.experiments.floor import published
 from graphalign.experiments.networks import FAMILIES, residual_mlp
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import initialise
-from graphalign.methods.gnn import gnn
-from graphalign.methods.problem import Problem
-from graphalign.methods.weight import weight
+from graphalign.methods.gnn import GNN
+from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.weight import Weight
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import unit_rows
 
-Method = Callable[[Problem], dict[str, Tensor]]
-METHODS: dict[str, Method] = {"gnn, untrained": gnn, "weight": weight}
+Method = Callable[[Problem], Solution]
+METHODS: dict[str, Method] = {"gnn, untrained": GNN(), "weight": Weight()}
 ALL_METHODS: dict[str, Method] = {**METHODS, "weight matching, published": published}
 FIRST_SEED = 7000
 NOISES = (0.0, 0.1)
@@ -115,7 +115,7 @@ def family_rows(names: Sequence[str], seeds: int) -> list[dict[str, Any]]:
                 b, shuffle = planted(spec, a, noise, generator)
                 problem = Problem(spec, a, b, seed=seed, architecture=architecture)
                 for method, run in METHODS.items():
-                    shares[noise, method].append(recovered(spec, a, shuffle, run(problem)))
+                    shares[noise, method].append(recovered(spec, a, shuffle, run(problem).permutations))
         rows += [{"family": name, "units": units, "noise": n, "method": m, "shares": found} for (n, m), found in shares.items()]
         summary = ", ".join(f"{method} at {noise:g}: {statistics.fmean(found):.3f}" for (noise, method), found in shares.items())
         print(f"{name}: {summary}", file=sys.stderr, flush=True)
@@ -155,7 +155,7 @@ def residual_rows(sizes: Sequence[tuple[int, int]], count: int) -> list[dict[str
                 b, shuffle = planted(spec, a, 0.0, generator)
                 problem = Problem(spec, a, b, seed=FIRST_SEED + index, architecture=architecture)
                 for method, run in ALL_METHODS.items():
-                    exact[method] += recovered(spec, a, shuffle, run(problem)) == 1.0
+                    exact[method] += recovered(spec, a, shuffle, run(problem).permutations) == 1.0
             rows.append({"stream": stream, "hidden": hidden, "ends": ends, "networks": count, "exact": exact})
             print(f"residual ({stream}, {hidden}), {ends}: {exact}", file=sys.stderr, flush=True)
     return rows

@@ -1,6 +1,6 @@
 """Alignment methods: one file each, one signature, a plain dict as registry."""
 
-from graphalign.methods.problem import Problem
-from graphalign.methods.registry import METHODS, Method, list_methods
+from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.registry import METHODS, Method, Solver, configure, list_methods
 
-__all__ = ["METHODS", "Method", "Problem", "list_methods"]
+__all__ = ["METHODS", "Method", "Problem", "Solution", "Solver", "configure", "list_methods"]

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from graphalign.aligner import Aligner
-from graphalign.errors import InvalidInput
-from graphalign.methods.problem import Problem
+from graphalign.assignment import assign_spec
+from graphalign.methods.problem import Problem, Solution
 
 
-def gnn(problem: Problem) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class GNN:
     """Permutations predicted by the aligner from the two networks alone.
 
-    Raises:
-        InvalidInput: the architecture is unknown (only a spec was given).
+    Attributes:
+        aligner: an `Aligner`, or the folder of a saved one; the default aligner if None.
     """
-    if problem.architecture is None:
-        raise InvalidInput("method 'gnn' runs the network on codes and needs its architecture: pass modules and an example_input")
-    aligner = problem.aligner or Aligner.from_pretrained()
-    return aligner.permutations(problem.architecture, problem.a, problem.b, seed=problem.seed)
+
+    aligner: Aligner | str | Path | None = None
+
+    def __call__(self, problem: Problem) -> Solution:
+        """The solution of a problem.
+
+        Raises:
+            InvalidInput: the architecture is unknown (only a spec was given), or the folder holds no aligner.
+            CorruptFile: the aligner in the folder cannot be read.
+        """
+        problem.require("gnn", "architecture")
+        assert problem.architecture is not None
+        aligner = self.aligner if isinstance(self.aligner, Aligner) else Aligner.from_pretrained(self.aligner)
+        with torch.no_grad():
+            scores = aligner.scores(problem.architecture, problem.a, problem.b, seed=problem.seed)
+        return Solution(assign_spec(problem.spec, scores), scores)

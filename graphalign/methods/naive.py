@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
 
 from graphalign import group
-from graphalign.methods.problem import Problem
+from graphalign.methods.problem import Problem, Solution
 
 
-def naive(problem: Problem) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Naive:
     """The permutations that move nothing, the baseline of every comparison."""
-    return group.identity(problem.spec)
+
+    def __call__(self, problem: Problem) -> Solution:
+        """The solution of a problem."""
+        return Solution(group.identity(problem.spec))

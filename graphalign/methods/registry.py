@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import Tensor
+from graphalign.errors import InvalidInput
+from graphalign.methods.gnn import GNN
+from graphalign.methods.naive import Naive
+from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.weight import Weight
 
-from graphalign.methods.gnn import gnn
-from graphalign.methods.naive import naive
-from graphalign.methods.problem import Problem
-from graphalign.methods.weight import weight
+
+class Solver(Protocol):
+    """The settings of a method, called with a problem: a frozen dataclass."""
+
+    def __call__(self, problem: Problem, /) -> Solution:
+        """The solution of a problem."""
 
 
 @dataclass(frozen=True)
@@ -18,25 +26,56 @@ class Method:
     """An alignment method.
 
     Attributes:
-        run: from a problem to permutations by cell.
+        settings: dataclass of its settings; an instance maps a problem to a solution.
         description: one line.
         source: the paper.
-        needs_architecture: whether a spec alone is not enough.
+        needs: attributes of a `Problem` that must not be None.
+        starts: whether it can start from permutations that were found before.
     """
 
-    run: Callable[[Problem], dict[str, Tensor]]
+    settings: Callable[..., Solver]
     description: str
     source: str
-    needs_architecture: bool = False
+    needs: tuple[str, ...] = ()
+    starts: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "gnn": Method(gnn, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", True),
-    "naive": Method(naive, "the identity", "-"),
-    "weight": Method(weight, "coordinate ascent on the inner product of weights", "Ainsworth et al. 2023, arXiv 2209.04836"),
-}
+    "gnn": Method(GNN, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", ("architecture",)),
+    "naive": Method(Naive, "the identity", "-"),
+    "weight": Method(
+        Weight, "coordinate ascent on the inner product of weights", "Ainsworth et al. 2023, arXiv 2209.04836", starts=True
+    ),
+}  # fmt: skip
 
 
 def list_methods() -> list[str]:
     """Names of all alignment methods."""
     return sorted(METHODS)
+
+
+def name_of(solver: Solver) -> str:
+    """The registered name of a method's settings; the class name of a solver that is not registered."""
+    return next((name for name, method in METHODS.items() if type(solver) is method.settings), type(solver).__name__)
+
+
+def configure(method: str | Solver, options: dict[str, Any] | None = None) -> Solver:
+    """The solver of a method's name with the settings given; a solver is returned as it is.
+
+    Raises:
+        InvalidInput: an unknown method, an unknown setting or a value it refuses, or settings for a solver that has its own.
+    """
+    options = options or {}
+    if not isinstance(method, str):
+        if options:
+            raise InvalidInput(f"{type(method).__name__}: found settings {sorted(options)} beside it; put them into the solver itself")
+        return method
+    if method not in METHODS:
+        raise InvalidInput(f"method: found {method!r}, expected one of {', '.join(list_methods())}")
+    settings = METHODS[method].settings
+    valid = [f.name for f in dataclasses.fields(settings) if f.init]  # type: ignore[arg-type]
+    unknown = sorted(options.keys() - set(valid))
+    if unknown:
+        expected = f"expected some of {', '.join(valid)}" if valid else "it has none"
+        raise InvalidInput(f"method '{method}': found unknown settings {', '.join(unknown)}; {expected}")
+    return settings(**options)

@@ -9,13 +9,14 @@ the ascent is monotone everywhere. Ties keep the permutation they found.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from graphalign import group
 from graphalign.assignment import assign, assign_group
-from graphalign.methods.problem import Problem
+from graphalign.methods.problem import Problem, Solution
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
 from graphalign.weight_costs import matched_tensors, objective, similarity, unit_rows
 
@@ -23,25 +24,34 @@ MAX_SWEEPS = 100
 RELATIVE_TOLERANCE = 1e-6
 
 
-def weight(problem: Problem) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Weight:
     """The best of several ascents by objective.
 
     The starts are the identity, as in the paper, and a forward pass that matches cells in the order of the network, each on
-    the weights whose other units are already matched; `problem.restarts` random elements follow.
+    the weights whose other units are already matched; random elements follow.
+
+    Attributes:
+        restarts: number of random starting points besides the two standard ones.
     """
-    spec = problem.spec
-    names = matched_tensors(spec)
-    a = {n: problem.a[n].detach().float() if problem.a[n].dtype != torch.float64 else problem.a[n].detach() for n in names}
-    b = {n: problem.b[n].detach().to(a[n].device, a[n].dtype) for n in names}
-    generator = torch.Generator().manual_seed(problem.seed)
-    starts = [group.identity(spec), forward_matching(spec, a, b)]
-    starts += [group.random_element(spec, generator) for _ in range(problem.restarts)]
-    best, best_value = starts[0], -float("inf")
-    for start in starts:
-        found, value = ascend(spec, a, b, start, generator)
-        if value > best_value + RELATIVE_TOLERANCE * abs(best_value if best_value > -float("inf") else 0.0):
-            best, best_value = found, value
-    return best
+
+    restarts: int = 0
+
+    def __call__(self, problem: Problem) -> Solution:
+        """The solution of a problem; its objective is the inner product of A and the moved B."""
+        spec = problem.spec
+        names = matched_tensors(spec)
+        a = {n: problem.a[n].detach().float() if problem.a[n].dtype != torch.float64 else problem.a[n].detach() for n in names}
+        b = {n: problem.b[n].detach().to(a[n].device, a[n].dtype) for n in names}
+        generator = torch.Generator().manual_seed(problem.seed)
+        starts = [problem.start] if problem.start is not None else [group.identity(spec), forward_matching(spec, a, b)]
+        starts += [group.random_element(spec, generator) for _ in range(self.restarts)]
+        best, best_value = dict(starts[0]), -float("inf")
+        for start in starts:
+            found, value = ascend(spec, a, b, start, generator)
+            if value > best_value + RELATIVE_TOLERANCE * abs(best_value if best_value > -float("inf") else 0.0):
+                best, best_value = found, value
+        return Solution(best, objective=best_value)
 
 
 def ascend(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphalign import align, group, trace
 from graphalign.methods.problem import Problem
-from graphalign.methods.weight import ascend, forward_matching, weight
+from graphalign.methods.weight import Weight, ascend, forward_matching
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import matched_tensors, objective, similarity
 from tests.planted import RECOVERABLE, plant, recovered
@@ -26,7 +26,7 @@ def test_planted_permutations_are_recovered(name: str) -> None:
     network = traced(name)
     for seed in range(3):
         b, element = plant(network.spec, network.state, seed=seed)
-        found = weight(Problem(network.spec, network.state, b))
+        found = Weight()(Problem(network.spec, network.state, b)).permutations
         assert recovered(found, element) == 1.0
 
 
@@ -35,7 +35,7 @@ def test_planted_permutations_are_recovered_under_noise(name: str) -> None:
     network = traced(name)
     for seed in range(3):
         b, element = plant(network.spec, network.state, noise=0.1, seed=seed)
-        found = weight(Problem(network.spec, network.state, b))
+        found = Weight()(Problem(network.spec, network.state, b)).permutations
         assert recovered(found, element) >= 0.95
         assert gained(network.spec, network.state, b, found) >= gained(network.spec, network.state, b, element) * (1 - 1e-6)
 
@@ -44,7 +44,7 @@ def test_planted_permutations_are_recovered_under_noise(name: str) -> None:
 def test_the_objective_never_falls_below_that_of_any_start(name: str) -> None:
     network, b = traced(name), other_state(name)
     spec, a = network.spec, network.state
-    found = weight(Problem(spec, a, b))
+    found = Weight()(Problem(spec, a, b)).permutations
     group.check_element(spec, found)
     best = gained(spec, a, b, found)
     slack = 1e-6 * abs(best)
@@ -133,7 +133,7 @@ def test_duplicated_and_dead_units_do_not_keep_it_from_ending() -> None:
         a[tensor][8:] = 0.0
     a["4.weight"][:, 8:] = 0.0
     b, element = plant(spec, a)
-    found = weight(Problem(spec, a, b, restarts=3))
+    found = Weight(restarts=3)(Problem(spec, a, b)).permutations
     moved = group.apply_to_state(spec, found, b)
     assert all(torch.equal(moved[n], a[n]) for n in a)
     assert recovered(found, element) < 1.0  # equal units may have traded places
@@ -143,7 +143,7 @@ def test_duplicated_and_dead_units_do_not_keep_it_from_ending() -> None:
 def test_constant_weights_end_at_once(fill: float) -> None:
     spec, a = mlp()
     constant = {n: torch.full_like(t, fill) for n, t in a.items()}
-    group.check_element(spec, weight(Problem(spec, constant, {n: t.clone() for n, t in constant.items()})))
+    group.check_element(spec, Weight()(Problem(spec, constant, {n: t.clone() for n, t in constant.items()})).permutations)
 
 
 def test_biases_alone_are_enough() -> None:
@@ -151,7 +151,7 @@ def test_biases_alone_are_enough() -> None:
     for name in ("0.weight", "2.weight", "4.weight"):
         a[name] = torch.ones_like(a[name])
     b, element = plant(spec, a)
-    assert recovered(weight(Problem(spec, a, b)), element) == 1.0
+    assert recovered(Weight()(Problem(spec, a, b)).permutations, element) == 1.0
 
 
 def test_running_statistics_move_but_are_not_compared() -> None:
@@ -159,11 +159,11 @@ def test_running_statistics_move_but_are_not_compared() -> None:
     spec, a, b = network.spec, network.state, dict(other_state("cnn_flatten_bn"))
     assert any(n.endswith("running_var") for n in spec.axes_of_tensor)
     assert not any("running" in n for n in matched_tensors(spec))
-    expected = weight(Problem(spec, a, b))
+    expected = Weight()(Problem(spec, a, b)).permutations
     for name in b:
         if "running" in name:
             b[name] = torch.rand(b[name].shape, generator=torch.Generator().manual_seed(1)) * 100 + 0.1
-    found = weight(Problem(spec, a, b))
+    found = Weight()(Problem(spec, a, b)).permutations
     assert all(torch.equal(found[n], expected[n]) for n in expected)
 
 
@@ -171,23 +171,23 @@ def test_running_statistics_move_but_are_not_compared() -> None:
 def test_other_float_types(dtype: torch.dtype) -> None:
     network = traced("resnet_basic")
     b, element = plant(network.spec, network.state)
-    found = weight(Problem(network.spec, cast(network.state, dtype), cast(b, dtype)))
+    found = Weight()(Problem(network.spec, cast(network.state, dtype), cast(b, dtype))).permutations
     assert recovered(found, element) == 1.0
 
 
 def test_large_and_small_weights_make_no_difference() -> None:
     network, b = traced("mlp_3"), other_state("mlp_3")
-    expected = weight(Problem(network.spec, network.state, b))
+    expected = Weight()(Problem(network.spec, network.state, b)).permutations
     for scale in (1e-12, 1e12):
         large_a, large_b = ({n: t * scale for n, t in s.items()} for s in (network.state, b))
-        scaled = weight(Problem(network.spec, large_a, large_b))
+        scaled = Weight()(Problem(network.spec, large_a, large_b)).permutations
         assert all(torch.equal(scaled[n], expected[n]) for n in expected)
 
 
 def test_it_is_deterministic_and_modifies_nothing() -> None:
     network, b = traced("vgg_11_bn"), other_state("vgg_11_bn")
     before = {n: t.clone() for n, t in [*network.state.items(), *((f"b.{k}", v) for k, v in b.items())]}
-    first, again = (weight(Problem(network.spec, network.state, b, seed=3)) for _ in range(2))
+    first, again = (Weight()(Problem(network.spec, network.state, b, seed=3)).permutations for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
     assert all(torch.equal(before[n], t) for n, t in network.state.items())
     assert all(torch.equal(before[f"b.{n}"], t) for n, t in b.items())
@@ -195,7 +195,7 @@ def test_it_is_deterministic_and_modifies_nothing() -> None:
 
 def test_restarts_can_only_help() -> None:
     network, b = traced("mlp_6"), other_state("mlp_6")
-    plain, more = (weight(Problem(network.spec, network.state, b, restarts=n)) for n in (0, 5))
+    plain, more = (Weight(restarts=n)(Problem(network.spec, network.state, b)).permutations for n in (0, 5))
     assert gained(network.spec, network.state, b, more) >= gained(network.spec, network.state, b, plain)
 
 
