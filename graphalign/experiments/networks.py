@@ -35,8 +35,9 @@ def cnn(channels: Sequence[int], hidden: int, image: Shape, classes: int = 10) -
 
 
 def vgg(
-    stages: Sequence[Sequence[int]], *, batch_norm: bool = False, hidden: Sequence[int] = (), pool: int = 1, classes: int = 10
-) -> nn.Module:
+    stages: Sequence[Sequence[int]], *, batch_norm: bool = False, hidden: Sequence[int] = (), pool: int = 1, classes: int = 10,
+    channels: int = 3,
+) -> nn.Module:  # fmt: skip
     """VGG (Simonyan and Zisserman 2014, arXiv 1409.1556): stages of 3x3 convolutions, each followed by a 2x2 max pooling.
 
     Args:
@@ -45,9 +46,10 @@ def vgg(
         hidden: widths of the linear layers between the features and the logits.
         pool: the features are averaged to pool x pool positions before they are flattened.
         classes: number of logits.
+        channels: of the images.
     """
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs = channels
     for widths in stages:
         for outputs in widths:
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
@@ -87,14 +89,15 @@ class Block(nn.Module):
 
 
 def resnet(
-    repeats: Sequence[int], width: int, *, bottleneck: bool = False, imagenet_stem: bool = False, classes: int = 10
-) -> nn.Module:
+    repeats: Sequence[int], width: int, *, bottleneck: bool = False, imagenet_stem: bool = False, classes: int = 10,
+    channels: int = 3,
+) -> nn.Module:  # fmt: skip
     """Stages of residual blocks, of double width and half resolution from one stage to the next.
 
     `resnet((3, 4, 6, 3), 64, bottleneck=True, imagenet_stem=True, classes=1000)` is ResNet-50, 25,557,032 parameters.
     """
     kernel, stride = (7, 2) if imagenet_stem else (3, 1)
-    stem: list[nn.Module] = [nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    stem: list[nn.Module] = [nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     stem += [nn.MaxPool2d(3, 2, 1)] if imagenet_stem else []
     blocks: list[nn.Module] = []
     inputs = width

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import data
-from graphalign.experiments.networks import Shape, cnn, mlp, vgg
+from graphalign.experiments.networks import Shape, cnn, mlp, resnet, vgg
 from graphalign.experiments.training import fit, initialise
 from graphalign.files import load_state, save_state
 
 TEST_IMAGES = 4000
 NARROW_VGG = ((16,), (32,), (48, 48), (64, 64))
+WIDE_VGG = ((32,), (64,), (128,), (128,))
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Recipe:
 
 
 CIFAR = (50_000, 6, "cifar10", torch.channels_last)
+FASHION = (20_000, 4, "fashion_mnist", torch.channels_last)
 
 RECIPES: dict[str, Recipe] = {
     "mlp-64-64-64": Recipe(lambda image: mlp((64, 64, 64), image), 60_000, 3),
@@ -45,6 +47,9 @@ RECIPES: dict[str, Recipe] = {
     "cnn-16-32-24": Recipe(lambda image: cnn((16, 32, 24), 56, image), 20_000, 4),
     "vgg-narrow": Recipe(lambda _: vgg(NARROW_VGG, hidden=(64,), pool=2), *CIFAR),
     "vgg-narrow-bn": Recipe(lambda _: vgg(NARROW_VGG, hidden=(64,), pool=2, batch_norm=True), *CIFAR),
+    "vgg-wide": Recipe(lambda image: vgg(WIDE_VGG, hidden=(128,), channels=image[0]), *FASHION),
+    "vgg-wide-bn": Recipe(lambda image: vgg(WIDE_VGG, hidden=(128,), batch_norm=True, channels=image[0]), *FASHION),
+    "resnet-8-bn": Recipe(lambda image: resnet((1, 1, 1), 24, channels=image[0]), *FASHION),
 }
 
 
