@@ -8,7 +8,7 @@ nothing depends on the number of layers, units, inputs or classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -49,8 +49,16 @@ class Tap:
     positions: Tensor
 
 
-def find_taps(architecture: Architecture, generator: torch.Generator) -> tuple[Tap, ...]:
-    """Every activation that a weight reads, cell by cell; at most MAX_POSITIONS entries per unit, the same for all units."""
+def find_taps(
+    architecture: Architecture, generator: torch.Generator, max_positions: int | None = MAX_POSITIONS
+) -> tuple[Tap, ...]:
+    """Every activation that a weight reads, cell by cell; at most `max_positions` entries per unit, the same for all units.
+
+    Args:
+        architecture: whose activations are meant.
+        generator: chooses positions where there are more.
+        max_positions: entries per unit of one activation; all of them if None.
+    """
     offsets = architecture.offsets
     taps = []
     for step, labels in architecture.reads.items():
@@ -65,8 +73,8 @@ def find_taps(architecture: Architecture, generator: torch.Generator) -> tuple[T
             if len(present) < 2 or int(counts.min()) != int(counts.max()):
                 continue
             positions = where[order].reshape(len(present), -1)
-            if positions.shape[1] > MAX_POSITIONS:
-                chosen = torch.randperm(positions.shape[1], generator=generator)[:MAX_POSITIONS].sort().values
+            if max_positions is not None and positions.shape[1] > max_positions:
+                chosen = torch.randperm(positions.shape[1], generator=generator)[:max_positions].sort().values
                 positions = positions[:, chosen]
             taps.append(Tap(step, cell.name, present, positions))
     return tuple(taps)
@@ -130,6 +138,14 @@ class Moments:
         """(V, V) correlations (cosines if not centred); rows and columns without variation are zero."""
         return self.product / _norm(self.square_a)[:, None] / _norm(self.square_b)[None]
 
+    def covariance(self) -> Tensor:
+        """(V, V) means of the products of deviations."""
+        return self.product / max(self.samples, 1)
+
+    def inner_product(self) -> Tensor:
+        """(V, V) means of the products of the states themselves."""
+        return self.covariance() + self.mean_a[:, None] * self.mean_b[None]
+
 
 def _norm(squares: Tensor) -> Tensor:
     """Norms with a floor far below the layer's typical one, so that units which never react score zero."""
@@ -176,25 +192,38 @@ def encode_pair(
             ("forward", "backward"), sweep(program, a, inputs, cotangents), sweep(program, b, inputs, cotangents), strict=True
         ):
             for tap in taps:
-                moments[(tap.step, tap.cell, kind)].add(_rows(states_a[tap.step], tap), _rows(states_b[tap.step], tap))
-    return Agreement(*(_mean_over_taps(architecture.spec, taps, moments, kind, sample) for kind in ("forward", "backward")))
+                moments[(tap.step, tap.cell, kind)].add(rows_at(tap, states_a), rows_at(tap, states_b))
+    cosines = ([moments[(tap.step, tap.cell, kind)].cosine() for tap in taps] for kind in ("forward", "backward"))
+    return Agreement(*(mean_over_taps(architecture.spec, taps, values, sample) for values in cosines))
 
 
-def _rows(states: Tensor, tap: Tap) -> Tensor:
-    """States of the units of a tap, (V, codes * positions)."""
+def rows_at(tap: Tap, activations: Mapping[str, Tensor]) -> Tensor:
+    """States of the units of a tap, (V, codes * positions).
+
+    Args:
+        tap: where they are read.
+        activations: (C, *shape) by step.
+    """
+    states = activations[tap.step]
     flat = states.reshape(states.shape[0], -1)
     chosen = flat[:, tap.positions.flatten().to(flat.device)].reshape(flat.shape[0], *tap.positions.shape)
     return chosen.transpose(0, 1).reshape(len(tap.units), -1)
 
 
-def _mean_over_taps(
-    spec: NetworkSpec, taps: tuple[Tap, ...], moments: Mapping[tuple[str, str, str], Moments], kind: str, sample: Tensor
-) -> dict[str, Tensor]:
+def mean_over_taps(spec: NetworkSpec, taps: Sequence[Tap], values: Sequence[Tensor], sample: Tensor) -> dict[str, Tensor]:
+    """Scores by cell, (U, U): of every pair of units the mean over the taps that carry both; zero where there is none.
+
+    Args:
+        spec: names the cells.
+        taps: where the units are read.
+        values: (V, V) for each tap.
+        sample: a tensor of the type and device of the result.
+    """
     scores = {cell.name: torch.zeros(cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
     counts = {name: torch.zeros_like(s) for name, s in scores.items()}
-    for tap in taps:
+    for tap, value in zip(taps, values, strict=True):
         rows, columns = tap.units[:, None].to(sample.device), tap.units[None].to(sample.device)
-        scores[tap.cell][rows, columns] += moments[(tap.step, tap.cell, kind)].cosine()
+        scores[tap.cell][rows, columns] += value
         counts[tap.cell][rows, columns] += 1
     return {name: s / counts[name].clamp(min=1) for name, s in scores.items()}
 
@@ -203,22 +232,43 @@ def code_chunks(
     program: Program, count: int, sample: Tensor, generator: torch.Generator
 ) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
     """Codes of all inputs and of all floating-point outputs, in chunks that bound the memory of a sweep."""
-    held = sum(_numel(layer.shape) for layer in program.architecture.layers) or 1
-    size = max(1, min(count, CHUNK_VALUES // held))
-    for start in range(0, count, size):
-        number = min(size, count - start)
-        inputs: dict[str, Tensor] = {}
-        for name, example in program.inputs.items():
-            shape = tuple(int(n) for n in example.shape)
-            if example.is_floating_point():
-                inputs[name] = input_codes(shape, number, generator).to(sample)
-            elif name in program.vocabularies:
-                inputs[name] = torch.randint(program.vocabularies[name], (number, *shape), generator=generator).to(sample.device)
-            else:
-                inputs[name] = torch.ones(number, *shape, dtype=example.dtype, device=sample.device)
+    for number in chunk_sizes(program.architecture, count):
+        inputs = random_inputs(program, number, sample, generator)
         outputs = [out for out in program.outputs() if out.is_floating_point()]
         cotangents = [torch.randn(number, *(int(n) for n in out.shape), generator=generator).to(sample) for out in outputs]
         yield inputs, cotangents
+
+
+def chunk_sizes(architecture: Architecture, count: int) -> list[int]:
+    """Parts of `count` examples that bound the memory of one sweep each; all but the last are equal."""
+    held = sum(_numel(layer.shape) for layer in architecture.layers) or 1
+    size = max(1, min(count, CHUNK_VALUES // held))
+    return [min(size, count - start) for start in range(0, count, size)]
+
+
+def random_inputs(
+    program: Program, count: int, sample: Tensor, generator: torch.Generator,
+    draw: Callable[[tuple[int, ...], int, torch.Generator], Tensor] = input_codes,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Values for all inputs of a network, (C, *shape) by placeholder name: `draw` for floating-point ones, uniform for tokens.
+
+    Args:
+        program: the network.
+        count: number of examples C.
+        sample: a tensor of the type and device of the floating-point values.
+        generator: source of randomness, on the CPU.
+        draw: from the shape of an example input, the count and the generator to values.
+    """
+    inputs: dict[str, Tensor] = {}
+    for name, example in program.inputs.items():
+        shape = tuple(int(n) for n in example.shape)
+        if example.is_floating_point():
+            inputs[name] = draw(shape, count, generator).to(sample)
+        elif name in program.vocabularies:
+            inputs[name] = torch.randint(program.vocabularies[name], (count, *shape), generator=generator).to(sample.device)
+        else:
+            inputs[name] = torch.ones(count, *shape, dtype=example.dtype, device=sample.device)
+    return inputs
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -197,6 +197,30 @@ def sweep(
     return _one_by_one(program, tensors, inputs, cotangents)
 
 
+def activations(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The activations that weights read, without derivatives; (C, *shape of the activation) by step.
+
+    Args:
+        program: the network.
+        tensors: its parameters and buffers.
+        inputs: by input name, (C, *shape).
+    """
+
+    def single(example: dict[str, Tensor]) -> dict[str, Tensor]:
+        return program.run(tensors, example)[1]
+
+    with torch.no_grad():
+        if program.vectorised:
+            try:
+                with _no_fallback_warnings():
+                    return torch.func.vmap(single, randomness="different")(dict(inputs))
+            except (RuntimeError, NotImplementedError):  # an operator that torch.func cannot transform
+                program.vectorised = False
+        count = len(next(iter(inputs.values())))
+        runs = [single({name: values[index] for name, values in inputs.items()}) for index in range(count)]
+        return {step: torch.stack([run[step] for run in runs]) for step in program.architecture.reads}
+
+
 def _one_by_one(
     program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cotangents: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
