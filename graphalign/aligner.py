@@ -15,6 +15,7 @@ from graphalign.assignment import assign_spec
 from graphalign.encoder import encode_pair
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, load_state, save_state
+from graphalign.soft import SoftPermutation, soft_permutations
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import similarity_cosine
 
@@ -85,9 +86,10 @@ class Aligner(nn.Module):
         with torch.no_grad():
             return assign_spec(architecture.spec, self.scores(architecture, a, b, seed=seed))
 
-    def soft_permutations(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Doubly stochastic (U, U) matrices by cell: log-domain Sinkhorn of scores / temperature, for training."""
-        return {name: sinkhorn(s / self.temperature, self.config.sinkhorn_iterations) for name, s in scores.items()}
+    def soft_permutations(self, spec: NetworkSpec, scores: Mapping[str, Tensor]) -> dict[str, SoftPermutation]:
+        """Doubly stochastic matrices by cell, by Sinkhorn of scores / temperature, for training."""
+        soft = {name: s / self.temperature for name, s in scores.items()}
+        return soft_permutations(spec, soft, self.config.sinkhorn_iterations)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into a folder, each atomically; existing ones are replaced."""
@@ -128,15 +130,3 @@ def kernel_agreement(
         by_slot = similarity_cosine(spec, cell, a, b, element)
         result[cell.name] = by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device)]
     return result
-
-
-def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
-    """Doubly stochastic matrices from scores (..., U, U) by alternating normalisation in the log domain.
-
-    Rows and columns are normalised at once with half a step each, so that transposing the scores transposes the result
-    (Sinkhorn 1967; symmetric form: Knight, Ruiz and Ucar 2014).
-    """
-    log = scores
-    for _ in range(iterations):
-        log = log - 0.5 * (log.logsumexp(-1, keepdim=True) + log.logsumexp(-2, keepdim=True))
-    return log.exp()

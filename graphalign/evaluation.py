@@ -53,7 +53,7 @@ def evaluate(model: nn.Module, loader: Loader, loss: Loss = "cross_entropy") -> 
         for batch in batches(model, loader):
             outputs = call(model, batch)
             batch_loss, batch_weight = _loss_of(outputs, batch, loss)
-            total += batch_loss
+            total += float(batch_loss)
             weight += batch_weight
             right, labels = _correct(outputs, batch)
             correct += right
@@ -63,8 +63,8 @@ def evaluate(model: nn.Module, loader: Loader, loss: Loss = "cross_entropy") -> 
     return Score(total / weight, correct / classified if classified else None)
 
 
-def batches(model: nn.Module, loader: Loader) -> Iterator[Any]:
-    """The batches of a loader on the device of `model`, floating-point inputs in its dtype.
+def batches(model: nn.Module | Tensor, loader: Loader) -> Iterator[Any]:
+    """The batches of a loader on the device of `model` (a network or one of its tensors), floating-point inputs in its dtype.
 
     Raises:
         InvalidInput: the loader is empty, can be read only once, or yields something without inputs.
@@ -73,7 +73,8 @@ def batches(model: nn.Module, loader: Loader) -> Iterator[Any]:
         raise InvalidInput(
             f"loader: found {type(loader).__name__}, which can be read only once; pass a DataLoader or a list of batches"
         )
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    parameters = [model] if isinstance(model, Tensor) else model.parameters()
+    parameter = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
     seen = False
     for batch in loader:
         seen = True
@@ -96,12 +97,28 @@ def inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple) else batch
 
 
-def call(model: nn.Module, batch: Any) -> Any:
-    """The outputs of a network for the inputs of a batch: one argument, a tuple of arguments or a dict of keyword arguments."""
+def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a batch as positional and keyword arguments: one argument, a tuple of them or a dict by keyword."""
     inputs = inputs_of(batch)
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The outputs of a network for the inputs of a batch."""
+    args, kwargs = arguments(batch)
+    return model(*args, **kwargs)
+
+
+def mean_loss(outputs: Any, batch: Any, loss: Loss) -> Tensor:
+    """The mean loss of a batch, differentiable in the outputs; shape ().
+
+    Raises:
+        InvalidInput: as `evaluate`.
+    """
+    total, weight = _loss_of(outputs, batch, loss)
+    return total / weight
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -114,21 +131,21 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     return value
 
 
-def _loss_of(outputs: Any, batch: Any, loss: Loss) -> tuple[float, float]:
+def _loss_of(outputs: Any, batch: Any, loss: Loss) -> tuple[Tensor, float]:
     """Summed loss of a batch and the number of examples (or of targets that count) it is summed over."""
     if isinstance(loss, str):
         return _built_in_loss(outputs, batch, loss)
     value = loss(outputs, batch)
     examples = _examples(inputs_of(batch))
     if isinstance(value, Tensor) and value.dim() == 0:
-        return float(value.detach()) * examples, examples
+        return value * examples, examples
     if isinstance(value, Tensor) and value.shape == (examples,):
-        return float(value.detach().double().sum()), examples
+        return value.double().sum(), examples
     found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise InvalidInput(f"loss: the callable returned {found}, expected a mean of shape () or one loss per example, ({examples},)")
 
 
-def _built_in_loss(outputs: Any, batch: Any, loss: str) -> tuple[float, float]:
+def _built_in_loss(outputs: Any, batch: Any, loss: str) -> tuple[Tensor, float]:
     if not isinstance(batch, tuple) or len(batch) < 2 or not isinstance(batch[1], Tensor):
         raise InvalidInput(
             f"loss {loss!r}: found a batch without targets, expected (inputs, targets); or pass a callable of (outputs, batch)"
@@ -144,7 +161,7 @@ def _built_in_loss(outputs: Any, batch: Any, loss: str) -> tuple[float, float]:
     if loss == "mse":
         if outputs.shape != targets.shape:
             raise InvalidInput(f"loss 'mse': found {shapes}, expected equal shapes; pass targets shaped like the outputs")
-        return float((outputs - targets).double().square().mean()) * len(targets), len(targets)
+        return (outputs - targets).double().square().mean() * len(targets), len(targets)
     classes = outputs.dim() >= 2 and targets.shape == (outputs.shape[0], *outputs.shape[2:]) and targets.dtype == torch.long
     probabilities = outputs.dim() >= 2 and targets.shape == outputs.shape and targets.is_floating_point()
     if not (classes or probabilities):
@@ -155,7 +172,7 @@ def _built_in_loss(outputs: Any, batch: Any, loss: str) -> tuple[float, float]:
     if classes:
         _check_classes(targets, outputs.shape[1])
     value = F.cross_entropy(outputs, targets if classes else targets.to(outputs.dtype), reduction="none").double().sum()
-    return float(value), float((targets != -100).sum()) if classes else float(targets.numel() / targets.shape[1])
+    return value, float((targets != -100).sum()) if classes else float(targets.numel() / targets.shape[1])
 
 
 def _check_classes(targets: Tensor, classes: int) -> None:

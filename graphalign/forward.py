@@ -1,0 +1,68 @@
+"""A network as a function of its tensors: one set of them, or many at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from graphalign.errors import InvalidInput
+from graphalign.evaluation import arguments
+
+
+class Forward:
+    """A network in eval mode that is called with tensors of your own.
+
+    Args:
+        module: left as it is; its tensors stand in for those that a call leaves out.
+        batch_statistics: BatchNorm layers normalise with the mean and variance of the batch instead of their running ones, which
+            do not fit networks between two others.
+    """
+
+    def __init__(self, module: nn.Module, *, batch_statistics: bool = False) -> None:
+        shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+        self.module = copy.deepcopy(module, shared).eval()
+        if batch_statistics:
+            for layer in self.module.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        self.names = {*dict(self.module.named_parameters()), *dict(self.module.named_buffers())}
+        self._vectorised = True
+
+    def __call__(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
+        """Outputs of the network with these tensors for the inputs of a batch."""
+        args, kwargs = arguments(batch)
+        known = {name: tensor for name, tensor in tensors.items() if name in self.names}
+        return torch.func.functional_call(self.module, known, args, kwargs)
+
+    def many(self, function: Callable[..., Any], *stacked: Any) -> Any:
+        """`function` for every entry of the first axis of all arguments (tensors, or dicts and tuples of them), stacked.
+
+        Vectorised where every operator of the network allows it, one by one otherwise.
+        """
+        if self._vectorised:
+            try:
+                return torch.func.vmap(function, randomness="same")(*stacked)
+            except (RuntimeError, NotImplementedError, ValueError):  # an operator that cannot be vectorised
+                self._vectorised = False
+        count = len(pytree.tree_leaves(stacked)[0])
+        results = [function(*pytree.tree_map(lambda t, i=i: t[i], stacked)) for i in range(count)]
+        return pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def prediction(outputs: Any) -> Tensor:
+    """The tensor that a network predicts with: its output, `logits` if it has them, or its first floating-point tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    tensors = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
+    if not tensors:
+        raise InvalidInput(f"the network returned {type(outputs).__name__} without a floating-point tensor, expected predictions")
+    return tensors[0]
