@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import lap
 import numpy as np
@@ -13,11 +18,21 @@ from graphalign.errors import InvalidInput
 from graphalign.group import join_blocks
 from graphalign.spec import Cell, NetworkSpec
 
+BatchSolver = Callable[[Tensor], Tensor]
+"""From costs (B, U, U) to the column of every row (B, U), of least total cost."""
+_IMPORTED_IN = os.getpid()
+
 
 def assign(scores: Tensor) -> Tensor:
     """The permutations that maximise the sum of scores: rows are slots (units of A), columns are units of B.
 
-    Solved exactly (Jonker and Volgenant 1987) on the CPU in float64, the problems of a batch in parallel.
+    Solved exactly by shortest augmenting paths (Jonker and Volgenant 1987) on the CPU, the problems of a batch in parallel on
+    `torch.get_num_threads()` threads. Scores keep their precision, distances and potentials are float64. Where the best columns
+    of all rows differ they are the answer, and nothing is solved.
+
+    Several problems on a CUDA device (compute capability 8.0 or newer, Linux) are solved there if the package
+    torch-linear-assignment is installed (the extra `cuda`), in float64; its results come from the same optimum, of several equal
+    ones it may choose another. This path was tested against the solver's interface on the CPU only.
 
     Args:
         scores: (..., U, U), finite.
@@ -30,16 +45,49 @@ def assign(scores: Tensor) -> Tensor:
     """
     if scores.dim() < 2 or scores.shape[-1] != scores.shape[-2]:
         raise InvalidInput(f"assign: found scores of shape {tuple(scores.shape)}, expected (..., U, U)")
-    costs = -scores.detach().to("cpu", torch.float64).numpy()
-    if not np.isfinite(costs).all():
-        raise InvalidInput("assign: the scores contain NaN or infinity; check the weights and inputs of both networks")
-    units = costs.shape[-1]
-    if units == 1 or not costs.size:
+    if not scores.numel():
         return torch.zeros(scores.shape[:-1], dtype=torch.long)
-    flat = np.ascontiguousarray(costs.reshape(-1, units, units))
-    _, _, chosen = lap.lapjvx_batch(flat, n_threads=torch.get_num_threads())
-    columns = np.stack(chosen).astype(np.int64)
-    return torch.from_numpy(columns.reshape(*scores.shape[:-1]))
+    batch = scores.detach().reshape(-1, *scores.shape[-2:])
+    solver = _cuda_solver(batch.device) if batch.is_cuda and len(batch) > 1 else None
+    columns = _assign_on_cpu(batch) if solver is None else _assign_by(solver, batch)
+    return columns.reshape(scores.shape[:-1])
+
+
+def _assign_on_cpu(scores: Tensor) -> Tensor:
+    dtype = scores.dtype if scores.dtype in (torch.float32, torch.float64) else torch.float64
+    costs = np.negative(scores.to("cpu", dtype).contiguous().numpy())
+    _check_finite(float(costs.min()), float(costs.max()))
+    best = costs.argmin(-1)
+    reached = np.zeros(best.shape, bool)
+    np.put_along_axis(reached, best, True, -1)
+    settled = reached.all(-1)  # every column is the best of some row: no sum can be larger
+    if not settled.all():
+        threads = torch.get_num_threads() if os.getpid() == _IMPORTED_IN else 1  # lap's workers do not survive a fork
+        _, columns = lap.lapjvr_batch(costs[~settled] if settled.any() else costs, return_cost=False, n_threads=threads)
+        best[~settled] = np.stack(columns)
+    return torch.from_numpy(best.astype(np.int64, copy=False))
+
+
+def _assign_by(solver: BatchSolver, scores: Tensor) -> Tensor:
+    costs = -scores.double()
+    _check_finite(*(float(bound) for bound in torch.aminmax(costs)))
+    return solver(costs).to("cpu", torch.long)
+
+
+def _check_finite(low: float, high: float) -> None:
+    """Both bounds are NaN if any entry is."""
+    if not np.isfinite([low, high]).all():
+        raise InvalidInput("assign: the scores contain NaN or infinity; check the weights and inputs of both networks")
+
+
+@cache
+def _cuda_solver(device: torch.device) -> BatchSolver | None:
+    """The CUDA kernel of torch-linear-assignment where it runs; elsewhere that package itself would loop over scipy."""
+    supported = sys.platform == "linux" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if not supported or find_spec("torch_linear_assignment") is None or find_spec("triton") is None:
+        return None
+    solver: BatchSolver = import_module("torch_linear_assignment").batch_linear_assignment
+    return solver
 
 
 def assign_group(cells: tuple[Cell, ...], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

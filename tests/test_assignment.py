@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+import graphalign
 from graphalign import InvalidInput
-from graphalign.assignment import assign, assign_group, assign_spec
+from graphalign.assignment import _assign_by, assign, assign_group, assign_spec
 from graphalign.group import check_element, join_blocks
 from graphalign.spec import Cell
 from graphalign.testing import brute_force_assignment
@@ -72,6 +78,78 @@ def test_ties_are_decided_the_same_way_every_time() -> None:
     scores = torch.randint(0, 2, (30, 30), generator=torch.Generator().manual_seed(0)).float()
     assert all(torch.equal(assign(scores), assign(scores.clone())) for _ in range(5))
     assert torch.equal(assign(torch.zeros(6, 6)), assign(torch.zeros(6, 6)))
+
+
+def hard_scores(kind: str, units: int, generator: torch.Generator) -> Tensor:
+    """Scores (8, units, units) on which assignment solvers differ in their search."""
+    scores = torch.randn(8, units, units, generator=generator, dtype=torch.float64)
+    if kind == "two magnitudes":
+        return scores * 10.0 ** torch.randint(-4, 3, (units, 1), generator=generator)
+    if kind == "low rank":
+        a, b = torch.randn(2, 8, units, 4, generator=generator, dtype=torch.float64).relu()
+        return a @ b.mT
+    if kind == "dead units":
+        scores[:, units // 2 :] = 0
+    elif kind == "nearly equal":
+        scores = 1 + 1e-6 * scores
+    return scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["normal", "two magnitudes", "low rank", "dead units", "nearly equal"])
+def test_larger_assignments_are_as_good_as_those_of_scipy(kind: str, dtype: torch.dtype) -> None:
+    scores = hard_scores(kind, 70, torch.Generator().manual_seed(0)).to(dtype)
+    found = assign(scores)
+    for one, perm in zip(scores.double(), found, strict=True):
+        rows, columns = linear_sum_assignment(one.numpy(), maximize=True)
+        assert value(one, perm) == pytest.approx(float(one.numpy()[rows, columns].sum()), rel=1e-14, abs=1e-14)
+
+
+def test_problems_that_need_no_solver_and_those_that_do_share_a_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(6, generator=generator)
+    scores = torch.randn(4, 6, 6, generator=generator)
+    scores[1] = scores[3] = 10 * torch.eye(6)[order] + scores[1]  # the best columns of all rows differ
+    assert torch.equal(assign(scores)[1], order)
+    for one, perm in zip(scores, assign(scores), strict=True):
+        assert torch.equal(perm, brute_force_assignment(one))
+
+
+def brute_force_batch(costs: Tensor) -> Tensor:
+    assert costs.dtype == torch.float64
+    return torch.stack([brute_force_assignment(-one) for one in costs])
+
+
+def test_a_solver_for_another_device_gives_the_same_permutations() -> None:
+    scores = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    found = _assign_by(brute_force_batch, scores)
+    assert found.dtype == torch.long
+    assert torch.equal(found, assign(scores))
+    with pytest.raises(InvalidInput, match="assign: the scores contain NaN or infinity"):
+        _assign_by(brute_force_batch, scores / 0)
+
+
+def test_the_solver_of_torch_linear_assignment_gives_the_same_permutations() -> None:
+    reason = "torch-linear-assignment, the extra 'cuda', is not installed"
+    package = pytest.importorskip("torch_linear_assignment", reason=reason)
+    scores = torch.randn(5, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_assign_by(package.batch_linear_assignment, scores), assign(scores))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_can_assign() -> None:
+    code = (
+        "import os, torch\n"
+        "from graphalign.assignment import assign\n"
+        "torch.set_num_threads(2)\n"
+        "scores = torch.randn(64, 30, 30, generator=torch.Generator().manual_seed(0))\n"
+        "expected = assign(scores)\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(0 if torch.equal(assign(scores), expected) else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(graphalign.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
