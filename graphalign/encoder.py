@@ -239,10 +239,15 @@ def code_chunks(
         yield inputs, cotangents
 
 
-def chunk_sizes(architecture: Architecture, count: int) -> list[int]:
-    """Parts of `count` examples that bound the memory of one sweep each; all but the last are equal."""
+def chunk_size(architecture: Architecture) -> int:
+    """Most examples that are swept at once, which bounds the memory; at least 1."""
     held = sum(_numel(layer.shape) for layer in architecture.layers) or 1
-    size = max(1, min(count, CHUNK_VALUES // held))
+    return max(1, CHUNK_VALUES // held)
+
+
+def chunk_sizes(architecture: Architecture, count: int) -> list[int]:
+    """`count` examples in parts of `chunk_size`; the last may be smaller."""
+    size = chunk_size(architecture)
     return [min(size, count - start) for start in range(0, count, size)]
 
 

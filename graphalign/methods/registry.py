@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from graphalign.errors import InvalidInput
+from graphalign.methods.activation import Activation
 from graphalign.methods.gnn import GNN
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
@@ -41,6 +42,9 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "activation": Method(
+        Activation, "correlation of activations, on data or on random inputs", "Li et al. 2016, arXiv 1511.07543", ("architecture",)
+    ),
     "gnn": Method(GNN, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", ("architecture",)),
     "naive": Method(Naive, "the identity", "-"),
     "weight": Method(
