@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graphalign.spec import NetworkSpec as NetworkSpec
     from graphalign.spec_format import load_spec as load_spec
     from graphalign.spec_format import save_spec as save_spec
+    from graphalign.transport_plan import TransportPlan as TransportPlan
     from graphalign.verification import verify as verify
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.pairwise": ("align",),
     "graphalign.spec": ("NetworkSpec",),
     "graphalign.spec_format": ("load_spec", "save_spec"),
+    "graphalign.transport_plan": ("TransportPlan",),
     "graphalign.verification": ("verify",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

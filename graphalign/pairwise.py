@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -16,29 +16,45 @@ from graphalign.alignment import Alignment, Stage
 from graphalign.architecture import Architecture
 from graphalign.converters.chain import chain_network
 from graphalign.converters.trace import trace_architecture
+from graphalign.correspondence import differing_widths
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.evaluation import Loader, Loss
 from graphalign.files import check_weights, load_state
 from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
 from graphalign.methods.registry import name_of
+from graphalign.methods.transport import Transport
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal
+from graphalign.transport_plan import TransportPlan
 
 Network = nn.Module | Mapping[str, Tensor] | str | Path
 Start = str | Solver | Alignment | Mapping[str, Tensor]
 """A method that runs first, or permutations that are known already."""
+ANY_WIDTHS = 'Pass two networks of one architecture, or use method="transport", which fuses the same layers in different widths.'
 
 
+@overload
+def align(
+    a: Network, b: Network, *, method: Literal["transport"] | Transport, example_input: Any = None, data: Loader | None = None,
+    seed: int = 0, fixed: tuple[str, ...] = (), **options: Any,
+) -> TransportPlan: ...  # fmt: skip
+@overload
 def align(
     a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
     loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
     fixed: tuple[str, ...] = (), **options: Any,
-) -> Alignment:  # fmt: skip
-    """The permutations that bring the units of B into the order of A.
+) -> Alignment: ...  # fmt: skip
+def align(
+    a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
+    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
+    fixed: tuple[str, ...] = (), **options: Any,
+) -> Alignment | TransportPlan:  # fmt: skip
+    """The permutations that bring the units of B into the order of A; by method "transport" a plan between any widths.
 
     Args:
         a: the reference: a module, a state dict, or the path of a .safetensors or .pt file.
-        b: the network to be permuted later by `Alignment.apply`, of the same architecture. Neither is modified.
+        b: the network to be permuted later by `Alignment.apply`, of the same architecture; for method "transport", which returns a
+            `TransportPlan`, of the same layers in any widths. Neither is modified.
         example_input: an input of the modules (tensor, tuple of arguments or dict of keyword arguments). If exactly one of the
             two networks is a module, the other one is read as weights for it. State dicts alone need none if they are plain
             chains (MLP, CNN, VGG).
@@ -54,12 +70,19 @@ def align(
     Raises:
         InvalidInput: an unknown method or setting, a method that cannot start from another's result, missing data, labels or
             example input, weights that are not finite or not floating point.
-        SpecMismatch: the two networks differ in architecture or shapes.
+        SpecMismatch: the two networks differ in architecture or shapes; widths alone may differ for method "transport".
         UnsupportedNetwork: the network has no neuron graph.
         CorruptFile: a file cannot be read safely.
     """
     refine = [refine] if isinstance(refine, str) or callable(refine) else list(refine)
     solvers = [configure(method, options), *map(configure, refine)]
+    if isinstance(solvers[0], Transport):
+        if init is not None or refine:
+            raise InvalidInput(
+                "method 'transport' returns a plan between any widths, which has no init and no refine; for permutations of equal widths, "
+                "pass init='transport' to the method that refines them"
+            )
+        return _transport(solvers[0], a, b, example_input, data, seed, fixed)
     start = None
     if isinstance(init, (Alignment, Mapping)):
         start = dict(init.permutations if isinstance(init, Alignment) else init)
@@ -131,27 +154,72 @@ def prepare_pair(a: Network, b: Network, example_input: Any, fixed: tuple[str, .
     Raises:
         As `align`.
     """
+    networks, states = _read(a, b)
+    modules = [network for network in networks if isinstance(network, nn.Module)]
+    if modules:
+        _check_example(example_input)
+        architectures = [trace_architecture(module, example_input, fixed=fixed) for module in modules]
+    else:
+        chains = [chain_network(state) for state in states]
+        architectures = [trace_architecture(m, x if example_input is None else example_input, fixed=fixed) for m, x in chains]
+        modules = [chains[0][0]]
+    spec = architectures[0].spec
+    if widths := differing_widths(spec, architectures[-1].spec):
+        raise SpecMismatch(
+            "A and B have the same layers in different widths, which no permutation brings together:\n"
+            + "\n".join(f"  - {line}" for line in widths) + f"\n{ANY_WIDTHS}"
+        )  # fmt: skip
+    require_equal(spec, architectures[-1].spec)
+    _check_keys(states[0], states[1], spec.aliases)
+    for state, name in zip(states, "AB", strict=True):
+        _check_state(spec, state, name)
+    return Pair(architectures[0], states[0], states[1], _view(modules[0]))
+
+
+def _read(a: Network, b: Network) -> tuple[list[Any], list[dict[str, Tensor]]]:
+    """Modules or state dicts of two networks, and their tensors."""
     networks = [load_state(x) if isinstance(x, (str, Path)) else x for x in (a, b)]
     states = [weights_of(network, name) for network, name in zip(networks, "AB", strict=True)]
     modules = [network for network in networks if isinstance(network, nn.Module)]
     if len(modules) == 1:  # buffers that state dicts leave out belong to the code, not to the weights
         unsaved = group.all_tensors(modules[0]).keys() - modules[0].state_dict().keys()
         states = [{**{n: t for n, t in group.all_tensors(modules[0]).items() if n in unsaved}, **state} for state in states]
-    if modules:
-        if example_input is None:
-            raise InvalidInput("align: found a module and no example_input; pass an input with which the module can be called")
-        architectures = [trace_architecture(module, example_input, fixed=fixed) for module in modules]
-    else:
-        chains = [chain_network(state) for state in states]
-        architectures = [trace_architecture(m, x if example_input is None else example_input, fixed=fixed) for m, x in chains]
-        modules = [chains[0][0]]
-    require_equal(architectures[0].spec, architectures[-1].spec)
-    spec = architectures[0].spec
-    _check_keys(states[0], states[1], spec.aliases)
-    for state, name in zip(states, "AB", strict=True):
-        group.check_state(spec, state, f"network {name}")
-        check_weights({n: t for n, t in state.items() if n in spec.shapes}, f"network {name}")
-    return Pair(architectures[0], states[0], states[1], _view(modules[0]))
+    return networks, states
+
+
+def _check_example(example_input: Any) -> None:
+    if example_input is None:
+        raise InvalidInput("align: found a module and no example_input; pass an input with which the module can be called")
+
+
+def _check_state(spec: NetworkSpec, state: Mapping[str, Tensor], name: str) -> None:
+    group.check_state(spec, state, f"network {name}")
+    check_weights({n: t for n, t in state.items() if n in spec.shapes}, f"network {name}")
+
+
+def _transport(
+    settings: Transport, a: Network, b: Network, example_input: Any, data: Loader | None, seed: int, fixed: tuple[str, ...]
+) -> TransportPlan:
+    """The plan between two networks of any widths, each with an architecture of its own."""
+    networks, states = _read(a, b)
+    modules: list[nn.Module | None] = []
+    architectures = []
+    for network, other, state, name in zip(networks, reversed(networks), states, "AB", strict=True):
+        fitting = [m for m in (network, other) if isinstance(m, nn.Module) and _fits(m, state)]
+        modules.append(fitting[0] if fitting else None)
+        if fitting:
+            _check_example(example_input)
+            module, example = fitting[0], example_input
+        else:
+            module, example = chain_network(state)
+            example = example if example_input is None else example_input
+        architectures.append(trace_architecture(module, example, fixed=fixed))
+        _check_state(architectures[-1].spec, state, name)
+    return settings.plan((architectures[0], architectures[1]), states[0], states[1], data, seed, modules[0])
+
+
+def _fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    return all(name in state and state[name].shape == tensor.shape for name, tensor in group.all_tensors(module).items())
 
 
 def _view(module: nn.Module) -> nn.Module:
@@ -181,10 +249,10 @@ def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mappi
     shapes = [f"'{k}' is {tuple(a[k].shape)} in A and {tuple(b[k].shape)} in B" for k in a if k in b and a[k].shape != b[k].shape]
     problems = [f"'{k}' is only in A" for k in only_a] + [f"'{k}' is only in B" for k in only_b] + shapes
     if problems:
+        remedy = "Pass two networks of one architecture." if len(problems) > len(shapes) else ANY_WIDTHS
         raise SpecMismatch(
-            "the two networks do not have the same tensors:\n" + "\n".join(f"  - {p}" for p in problems)
-            + "\nPass two networks of one architecture."
-        )  # fmt: skip
+            "the two networks do not have the same tensors:\n" + "\n".join(f"  - {p}" for p in problems) + f"\n{remedy}"
+        )
 
 
 __all__ = ["Network", "Pair", "align", "prepare_pair", "run_stages"]

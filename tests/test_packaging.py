@@ -21,14 +21,14 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors", ""),
-    "spec": ("spec spec_format group files architecture canonical", "errors"),
+    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs soft", "errors spec"),
     "encoder": ("encoder codes program", "errors spec graph"),
     "aligner": ("aligner", "errors spec encoder assignment"),
-    "alignment": ("alignment", "errors spec assignment"),
+    "alignment": ("alignment transport_plan", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),

@@ -12,6 +12,7 @@ from graphalign.methods.activation import Activation
 from graphalign.methods.gnn import GNN
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.transport import Transport
 from graphalign.methods.weight import Weight
 
 
@@ -47,6 +48,10 @@ METHODS: dict[str, Method] = {
     ),
     "gnn": Method(GNN, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", ("architecture",)),
     "naive": Method(Naive, "the identity", "-"),
+    "transport": Method(
+        Transport, "optimal transport of weights or activations, between any widths", "Singh and Jaggi 2020, arXiv 1910.05653",
+        ("architecture",),
+    ),
     "weight": Method(
         Weight, "coordinate ascent on the inner product of weights", "Ainsworth et al. 2023, arXiv 2209.04836", starts=True
     ),
