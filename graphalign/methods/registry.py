@@ -13,6 +13,7 @@ from graphalign.methods.gnn import GNN
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.transport import Transport
+from graphalign.methods.universe import Universe
 from graphalign.methods.weight import Weight
 
 
@@ -51,6 +52,10 @@ METHODS: dict[str, Method] = {
     "transport": Method(
         Transport, "optimal transport of weights or activations, between any widths", "Singh and Jaggi 2020, arXiv 1910.05653",
         ("architecture",),
+    ),
+    "universe": Method(
+        Universe, "MergeMany or Frank-Wolfe through a universe of slots, for n networks",
+        "Ainsworth et al. 2023, arXiv 2209.04836; Crisostomi et al. 2024, arXiv 2405.17897", starts=True,
     ),
     "weight": Method(
         Weight, "coordinate ascent on the inner product of weights", "Ainsworth et al. 2023, arXiv 2209.04836", starts=True
