@@ -21,7 +21,7 @@ WIDE_VGG = ((32,), (64,), (128,), (128,))
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made: He initialisation, then Adam at 1e-3 in batches of 100.
+    """How a network is made: an initialisation, then Adam at 1e-3 in batches of 100.
 
     Attributes:
         build: a network for images of a shape.
@@ -29,6 +29,7 @@ class Recipe:
         epochs: passes over them.
         data: data set of `graphalign.data.images`.
         layout: memory layout while training, see `fit`.
+        initialise: draws the weights that training starts from.
     """
 
     build: Callable[[Shape], nn.Module]
@@ -36,6 +37,7 @@ class Recipe:
     epochs: int
     data: str = "fashion_mnist"
     layout: torch.memory_format = torch.contiguous_format
+    initialise: Callable[[nn.Module], None] = initialise
 
 
 CIFAR = (50_000, 6, "cifar10", torch.channels_last)
@@ -92,7 +94,7 @@ def trained(name: str, recipe: Recipe, images: Images, seed: int, cache: Path | 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = recipe.build(images.shape)
-        initialise(network)
+        recipe.initialise(network)
     file = cache / f"{images.name}_{name}_{recipe.images}x{recipe.epochs}_seed{seed}.safetensors" if cache else None
     if file and file.is_file():
         network.load_state_dict(load_state(file))
