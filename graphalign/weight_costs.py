@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,14 +37,16 @@ def matched_tensors(spec: NetworkSpec) -> tuple[str, ...]:
     return tuple(name for name in spec.axes_of_tensor if name not in spec.buffers)
 
 
-def similarity(spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """Inner products of unit i of A with the unit in slot j of B, over every axis that carries the cell; (U, U).
+def similarity(
+    spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], layouts: Sequence[AxisLayout] | None = None
+) -> Tensor:
+    """Inner products of unit i of A with the unit in slot j of B, over every axis that carries the cell or those given; (U, U).
 
     B must already be in the slots of the current permutations, so the result is relative to them. Where one tensor holds the
     cell on two axes this is the gradient of the quadratic objective at the current permutation.
     """
     total: Tensor | None = None
-    for layout in spec.axes_of_cell[cell.name]:
+    for layout in spec.axes_of_cell[cell.name] if layouts is None else layouts:
         if layout.tensor in spec.buffers or layout.tensor not in a:
             continue
         product = unit_rows(layout, a[layout.tensor], cell) @ unit_rows(layout, b[layout.tensor], cell).T

@@ -25,14 +25,14 @@ ARROWS: dict[str, tuple[str, str]] = {
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
-    "assignment": ("assignment weight_costs soft", "errors spec"),
+    "assignment": ("assignment weight_costs tracked_similarity soft", "errors spec"),
     "encoder": ("encoder codes program", "errors spec graph"),
     "aligner": ("aligner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),
-    "align": ("pairwise matched_average verification", "errors spec converters assignment aligner alignment evaluation methods"),
+    "align": ("pairwise matched verification", "errors spec converters assignment aligner alignment evaluation methods"),
     "connectivity": ("connectivity curve", "errors spec alignment evaluation"),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data", "errors"),
@@ -44,7 +44,8 @@ ARROWS: dict[str, tuple[str, str]] = {
         "demo demo_networks demo_report",
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
-    "cli": ("cli", "errors demo experiments"),
+    "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments"),
+    "cli": ("cli", "errors demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""

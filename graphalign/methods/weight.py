@@ -10,130 +10,175 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from graphalign import group
 from graphalign.assignment import assign, assign_group
+from graphalign.errors import InvalidInput
 from graphalign.methods.problem import Problem, Solution
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
-from graphalign.weight_costs import matched_tensors, objective, similarity, unit_rows
+from graphalign.tracked_similarity import TrackedSimilarity
+from graphalign.weight_costs import matched_tensors, objective, unit_rows
 
 MAX_SWEEPS = 100
 RELATIVE_TOLERANCE = 1e-6
+
+Order = Literal["random", "forward", "backward", "alternate"]
 
 
 @dataclass(frozen=True)
 class Weight:
     """The best of several ascents by objective.
 
-    The starts are the identity, as in the paper, and a forward pass that matches cells in the order of the network, each on
-    the weights whose other units are already matched; random elements follow.
+    Without permutations to start from, the starts are the identity, as in the paper, and a forward pass that matches cells in the
+    order of the network, each on the weights whose other units are already matched. Random elements follow.
 
     Attributes:
-        restarts: number of random starting points besides the two standard ones.
+        restarts: number of random starting points besides the standard ones or the one given.
+        order: of the cells in a sweep: drawn anew for every sweep as published, "forward" or "backward" as the network computes
+            them, or the two in turn.
+        normalise: every tensor counts by its cosine instead of its inner product, so that layers with large weights do not
+            dominate: sum over parameters <W_A, pi(W_B)> / (|W_A| |W_B|).
+
+    Raises:
+        InvalidInput: a setting with a value that is not listed here.
     """
 
     restarts: int = 0
+    order: Order = "random"
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [f"order={self.order!r}, expected one of {', '.join(get_args(Order))}"] if self.order not in get_args(Order) else []
+        problems += [f"restarts={self.restarts!r}, expected 0 or more"] if self.restarts < 0 else []
+        if problems:
+            raise InvalidInput("method 'weight': found " + "; ".join(problems))
 
     def __call__(self, problem: Problem) -> Solution:
-        """The solution of a problem; its objective is the inner product of A and the moved B."""
+        """The solution of a problem; its objective is never below that of `problem.start`.
+
+        The objective and the losses (one for every sweep of the best ascent) are what is maximised, as defined above.
+        """
         spec = problem.spec
-        names = matched_tensors(spec)
-        a = {n: problem.a[n].detach().float() if problem.a[n].dtype != torch.float64 else problem.a[n].detach() for n in names}
-        b = {n: problem.b[n].detach().to(a[n].device, a[n].dtype) for n in names}
+        a, b = _compared(problem, self.normalise)
         generator = torch.Generator().manual_seed(problem.seed)
         starts = [problem.start] if problem.start is not None else [group.identity(spec), forward_matching(spec, a, b)]
         starts += [group.random_element(spec, generator) for _ in range(self.restarts)]
-        best, best_value = dict(starts[0]), -float("inf")
-        for start in starts:
-            found, value = ascend(spec, a, b, start, generator)
-            if value > best_value + RELATIVE_TOLERANCE * abs(best_value if best_value > -float("inf") else 0.0):
-                best, best_value = found, value
-        return Solution(best, objective=best_value)
+        best, values = ascend(spec, a, b, starts[0], generator, self.order)
+        for start in starts[1:]:
+            found, reached = ascend(spec, a, b, start, generator, self.order)
+            if reached[-1] > values[-1] + RELATIVE_TOLERANCE * abs(values[-1]):
+                best, values = found, reached
+        return Solution(best, objective=values[-1], losses=values[1:])
+
+
+def _compared(problem: Problem, normalise: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters of A and of B that are compared, in single precision or better, divided by their norms if asked for."""
+    names = matched_tensors(problem.spec)
+    a = {n: problem.a[n].detach().to(torch.promote_types(problem.a[n].dtype, torch.float32)) for n in names}
+    b = {n: problem.b[n].detach().to(a[n].device, a[n].dtype) for n in names}
+    if not normalise:
+        return a, b
+    scaled = ({n: t / (torch.linalg.vector_norm(t) + torch.finfo(t.dtype).tiny) for n, t in s.items()} for s in (a, b))
+    return next(scaled), next(scaled)
 
 
 def ascend(
-    spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor], generator: torch.Generator
-) -> tuple[dict[str, Tensor], float]:
-    """Sweeps over the groups in random order until no group improves.
+    spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor], generator: torch.Generator,
+    order: Order = "random",
+) -> tuple[dict[str, Tensor], tuple[float, ...]]:  # fmt: skip
+    """Sweeps over the groups of cells until none of them improves.
 
     Args:
         spec: what may move.
-        a: weights of A.
-        b: weights of B, in B's own order.
+        a: weights of A that are compared.
+        b: weights of B, in B's own order, of the same type on the same device.
         start: permutations to start from.
-        generator: order of the groups in each sweep.
+        generator: of random orders.
+        order: of the groups in each sweep, see `Weight`.
 
     Returns:
-        The permutations found and their objective.
+        The permutations found, and the objective sum <A, pi(B)> of the start and after every sweep: it never falls, and is the sum
+        of the gains, whose rounding adds up in single precision.
     """
     names = tuple(a)
-    current = {name: perm.clone() for name, perm in start.items()}
-    placed = _move(spec, current, b, names)
-    groups = list(spec.groups.values())
-    touched = [tuple(n for n in names if any(cell.name in layout.cells for layout in spec.axes_of_tensor[n] for cell in cells))
-               for cells in groups]  # fmt: skip
-    neighbours = [[j for j, other in enumerate(touched) if set(other) & set(own)] for own in touched]
+    tracked = TrackedSimilarity(spec, a, b, start)
+    groups = [_Group(spec, cells, a) for cells in spec.groups.values()]
+    beside = [[j for j, other in enumerate(groups) if own.names & other.names and (i != j or own.again)]
+              for i, own in enumerate(groups)]  # fmt: skip
     pending = set(range(len(groups)))  # groups whose neighbours moved since they were last improved
-    for _ in range(MAX_SWEEPS):
-        for index in torch.randperm(len(groups), generator=generator).tolist():
+    values = [objective(names, a, tracked.placed)]
+    for sweep in range(MAX_SWEEPS):
+        gained = 0.0
+        for index in _order(order, len(groups), sweep, generator):
             if index not in pending:
                 continue
             pending.discard(index)
-            for cells in _steps(groups[index]):
-                if _improve(spec, cells, touched[index], a, placed, current):
-                    pending.update(neighbours[index])
+            for cells in groups[index].steps:
+                gain = _improve(tracked, groups[index], cells)
+                gained += gain
+                if gain:
+                    pending.update(beside[index])
+        values.append(values[-1] + gained)
         if not pending:
             break
-    return current, objective(names, a, placed)
+    return tracked.element, tuple(values)
 
 
-def _steps(cells: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
-    """A group as a whole; when it has several cells with blocks, afterwards each of them inside its blocks."""
-    if cells[0].blocks == 1 or len(cells) == 1:
-        return [cells]
-    return [cells, *((cell,) for cell in cells if not cell.rigid and cell.size > 1)]
+def _order(order: Order, count: int, sweep: int, generator: torch.Generator) -> Sequence[int]:
+    if order == "random":
+        return [int(i) for i in torch.randperm(count, generator=generator)]
+    backward = order == "backward" or (order == "alternate" and sweep % 2 == 1)
+    return range(count)[:: -1 if backward else 1]
 
 
-def _improve(
-    spec: NetworkSpec, cells: tuple[Cell, ...], names: tuple[str, ...], a: Mapping[str, Tensor], placed: dict[str, Tensor],
-    current: dict[str, Tensor],
-) -> bool:  # fmt: skip
-    """One assignment; keeps it if the objective grows. Updates `placed` and `current` in place."""
-    scores = {cell.name: similarity(spec, cell, a, placed) for cell in cells}
-    whole_group = len(spec.groups[cells[0].group or cells[0].name]) == len(cells)
-    if whole_group:
+class _Group:
+    """Cells that move together, and what depends on them.
+
+    Attributes:
+        cells: the cells.
+        steps: the group as a whole; if it has several cells with blocks, afterwards each of them inside its blocks.
+        names: the tensors that hold its units.
+        quadratic: whether some tensor holds them on two axes, so that the gain of a step is not the sum of its scores.
+        again: whether a group that has just been improved may be improved once more.
+    """
+
+    def __init__(self, spec: NetworkSpec, cells: tuple[Cell, ...], tensors: Mapping[str, Tensor]) -> None:
+        inner = [(cell,) for cell in cells if not cell.rigid and cell.size > 1]
+        own = {cell.name for cell in cells}
+        self.cells = cells
+        self.steps = [cells, *inner] if cells[0].blocks > 1 and len(cells) > 1 else [cells]
+        self.names = {x.tensor for name in own for x in spec.axes_of_cell[name] if x.tensor in tensors}
+        self.quadratic = any(sum(bool(own & set(x.cells)) for x in spec.axes_of_tensor[n]) > 1 for n in self.names)
+        self.again = self.quadratic or len(self.steps) > 1
+
+
+def _improve(tracked: TrackedSimilarity, group_: _Group, cells: tuple[Cell, ...]) -> float:
+    """One assignment; takes the step if the objective grows, and returns by how much, else 0."""
+    scores = {cell.name: tracked.of(cell) for cell in cells}
+    if cells is group_.cells:
         step = assign_group(cells, scores)
     else:
         step = {cells[0].name: _inside_blocks(cells[0], scores[cells[0].name])}
     if all(torch.equal(perm, torch.arange(len(perm))) for perm in step.values()):
-        return False
+        return 0.0
     gain = sum(float(_taken(scores[name], perm) - scores[name].diagonal().double().sum()) for name, perm in step.items())
-    scale = sum(float(s.abs().amax(1).double().sum()) for s in scores.values())
-    if gain <= RELATIVE_TOLERANCE * scale:
-        return False
-    moved = _move(spec, {**group.identity(spec), **step}, placed, names)
-    if (
-        _is_quadratic(spec, cells, names)
-        and objective(names, a, moved) - objective(names, a, placed) <= RELATIVE_TOLERANCE * scale
-    ):
-        return False
-    placed.update(moved)
-    for name, perm in step.items():
-        current[name] = current[name][perm]
-    return True
+    least = RELATIVE_TOLERANCE * sum(float(s.abs().amax(1).double().sum()) for s in scores.values())
+    if gain > least and group_.quadratic:
+        moved = tracked.moved(step)
+        names = tuple(moved)
+        gain = objective(names, tracked.a, moved) - objective(names, tracked.a, tracked.placed)
+    if gain <= least:
+        return 0.0
+    tracked.move(step)
+    return gain
 
 
 def _taken(scores: Tensor, perm: Tensor) -> Tensor:
     return scores.gather(1, perm[:, None].to(scores.device)).double().sum()
-
-
-def _is_quadratic(spec: NetworkSpec, cells: tuple[Cell, ...], names: tuple[str, ...]) -> bool:
-    """Whether some tensor holds units of these cells on two axes, so that the gain of a step is not the sum of its scores."""
-    own = {cell.name for cell in cells}
-    return any(sum(bool(own & set(layout.cells)) for layout in spec.axes_of_tensor[n]) > 1 for n in names)
 
 
 def _inside_blocks(cell: Cell, scores: Tensor) -> Tensor:
@@ -141,12 +186,6 @@ def _inside_blocks(cell: Cell, scores: Tensor) -> Tensor:
     rows = torch.arange(cell.blocks)
     diagonal = scores.reshape(cell.blocks, cell.size, cell.blocks, cell.size)[rows, :, rows]
     return group.join_blocks(rows, assign(diagonal))
-
-
-def _move(
-    spec: NetworkSpec, element: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: tuple[str, ...]
-) -> dict[str, Tensor]:
-    return {n: group.permute_tensor(spec, tensors[n], spec.axes_of_tensor[n], element) for n in names}
 
 
 def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -184,11 +223,12 @@ def _partial_similarity(
     spec: NetworkSpec, cell: Cell, layouts: Sequence[AxisLayout], a: Mapping[str, Tensor], b: Mapping[str, Tensor],
     element: Mapping[str, Tensor], ordered: bool,
 ) -> Tensor:  # fmt: skip
-    """Inner products of unit i of A and unit j of B on some axes, B moved by `element`; (U, U) in float64.
+    """Inner products of unit i of A and unit j of B on some axes, B moved by `element`; (U, U).
 
     Squared distances differ from them only by terms of one unit alone, which no permutation changes.
     """
-    total = torch.zeros(cell.units, cell.units, dtype=torch.float64)
+    sample = next(iter(a.values()))
+    total = sample.new_zeros(cell.units, cell.units)
     for layout in layouts:
         if layout.tensor not in a:
             continue
@@ -196,5 +236,5 @@ def _partial_similarity(
         x, y = (unit_rows(layout, tensor, cell) for tensor in (a[layout.tensor], placed))
         if not ordered:
             x, y = x.sort(dim=1).values, y.sort(dim=1).values
-        total += (x @ y.T).double().cpu()
+        total += x @ y.T
     return total
