@@ -21,7 +21,7 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors", ""),
-    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps", "errors"),
+    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps tensors", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
@@ -34,11 +34,15 @@ ARROWS: dict[str, tuple[str, str]] = {
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),
     "align": ("pairwise matched verification", "errors spec converters assignment aligner alignment evaluation methods"),
     "connectivity": ("connectivity curve", "errors spec alignment evaluation"),
+    "merging": (
+        "averaging moments repairable corrections repairing merging federated", "errors spec alignment evaluation methods align",
+    ),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data", "errors"),
     "configs": ("configs.*", ""),
     "experiments": (
-        "experiments.*", "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity data",
+        "experiments.*",
+        "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity merging data",
     ),
     "demo": (
         "demo demo_networks demo_report",
