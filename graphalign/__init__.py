@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from graphalign.files import load_state as load_state
     from graphalign.files import save_state as save_state
     from graphalign.graph import NeuronGraph as NeuronGraph
+    from graphalign.matched import MatchedAverage as MatchedAverage
+    from graphalign.matched import matched_average as matched_average
     from graphalign.methods import list_methods as list_methods
     from graphalign.pairwise import align as align
     from graphalign.spec import NetworkSpec as NetworkSpec
@@ -47,6 +49,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.errors": ("CorruptFile", "GraphAlignError", "InvalidInput", "SpecMismatch", "UnsupportedNetwork"),
     "graphalign.files": ("load_state", "save_state"),
     "graphalign.graph": ("NeuronGraph",),
+    "graphalign.matched": ("MatchedAverage", "matched_average"),
     "graphalign.methods": ("list_methods",),
     "graphalign.pairwise": ("align",),
     "graphalign.spec": ("NetworkSpec",),
