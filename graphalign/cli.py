@@ -101,16 +101,16 @@ def bench(
 ) -> None:
     """Measure a suite of benchmarks, print its tables and write them."""
     from graphalign.bench.peers import install_peers
-    from graphalign.experiments.results import publish
+    from graphalign.experiments.results import output_folder, publish
 
     if install:
         if peers is None:
             raise InvalidInput("bench: found --install without --peers; say with --peers FOLDER where to install")
         install_peers(peers)
+    folder = output_folder(out or "docs/results") if out or not quick else None
     report = SUITES[suite](Settings(repetitions, seed, quick, peers))
     for table in report.tables:
         typer.echo(f"{table}\n")
-    folder = out or (None if quick else Path("docs/results"))
     if folder is not None:
         publish(folder, f"bench_{suite}", report.results, report.tables)
         typer.echo(f"written: {folder / f'bench_{suite}.json'}, {folder / f'bench_{suite}.md'}", err=True)

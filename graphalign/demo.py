@@ -20,8 +20,8 @@ from graphalign.data import digits, loader
 from graphalign.demo_networks import NETWORKS
 from graphalign.demo_report import LABELS, Measurement, Report, Result, write
 from graphalign.drawing import draw_layers
-from graphalign.errors import InvalidInput
 from graphalign.evaluation import Loader
+from graphalign.experiments.results import output_folder
 from graphalign.experiments.training import fit, initialise
 from graphalign.files import AnyPath, save_state
 from graphalign.pairwise import align
@@ -66,7 +66,7 @@ def run(out: AnyPath, seed: int = 0, settings: Settings = FULL, progress: Progre
     Raises:
         InvalidInput: the folder cannot be written, or a package of the extra "demo" is missing.
     """
-    folder = _folder(out)
+    folder = output_folder(out)
     with _one_thread():
         report = _run(folder, seed, settings, progress)
     write(report, folder)
@@ -130,16 +130,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _folder(out: AnyPath) -> Path:
-    """The output folder, made and tried before any time is spent."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".graphalign"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InvalidInput(f"{folder} cannot be written: {error.strerror or error}; choose another folder with --out") from None
-    return folder

@@ -17,6 +17,7 @@ def run(*arguments: str, code: str = "from graphalign.cli import main; main()") 
         "PYTHONWARNINGS": "error",
         "COLUMNS": "80",
         "NO_COLOR": "1",
+        "GRAPHALIGN_PEERS": "",
     }
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -26,6 +27,7 @@ def test_help_names_the_commands():
     result = run("--help")
     assert result.returncode == 0
     assert "demo" in result.stdout
+    assert "bench" in result.stdout
     assert "--version" in result.stdout
     assert result.stderr == ""
 
@@ -37,13 +39,21 @@ def test_help_of_demo_names_its_options():
         assert option in result.stdout
 
 
-def test_help_does_not_load_torch():
+def test_help_of_bench_names_its_options_and_suites():
+    result = run("bench", "--help")
+    assert result.returncode == 0
+    for word in ("--peers", "--install", "--out", "--repetitions", "--seed", "--quick", "GRAPHALIGN_PEERS", "methods: Our methods"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("command", [["--help"], ["bench", "--help"]])
+def test_help_does_not_load_torch(command):
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print('loaded:', *sorted({'torch', 'scipy', 'matplotlib', 'sklearn'} & sys.modules.keys())))\n"
         "from graphalign.cli import main; main()"
     )
-    result = run("--help", code=code)
+    result = run(*command, code=code)
     assert result.returncode == 0
     assert result.stdout.rstrip().splitlines()[-1].strip() == "loaded:"
 
@@ -55,22 +65,40 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["dmeo"], "No such command 'dmeo'"), (["demo", "--seed", "-1"], "greater than or equal to 0")]
+    ("arguments", "message"),
+    [
+        (["dmeo"], "No such command 'dmeo'"),
+        (["demo", "--seed", "-1"], "greater than or equal to 0"),
+        (["bench"], "Missing argument 'suite'"),
+        (["bench", "metods"], "found 'metods', expected one of methods"),
+        (["bench", "methods", "--repetitions", "0"], "greater than or equal to 1"),
+    ],
 )
 def test_wrong_usage_is_explained(arguments, message):
     result = run(*arguments)
     assert result.returncode == 2
-    assert message in result.stderr
+    assert message in " ".join(result.stderr.replace("│", "").split())
     assert "Traceback" not in result.stderr
 
 
-def test_an_unusable_folder_is_one_message_before_any_work(tmp_path):
+@pytest.mark.parametrize("command", [["demo"], ["bench", "methods"]])
+def test_an_unusable_folder_is_one_message_before_any_work(tmp_path, command):
     blocked = tmp_path / "file"
     blocked.write_text("keep me")
-    result = run("demo", "--quick", "--out", str(blocked))
+    result = run(*command, "--quick", "--out", str(blocked))
     assert result.returncode == 1
     assert f"error: {blocked} cannot be written" in result.stderr
     assert "--out" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert blocked.read_text() == "keep me"
+
+
+@pytest.mark.parametrize("arguments", [["--install"], ["--peers", "nowhere"]])
+def test_benchmarks_without_their_peers_say_what_to_do(arguments):
+    result = run("bench", "methods", "--quick", *arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "--peers" in result.stderr
+    assert "--install" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import graphalign
-from graphalign.files import atomic_write
+from graphalign.errors import InvalidInput
+from graphalign.files import AnyPath, atomic_write
 
 PACKAGE = Path(graphalign.__file__).resolve().parent
 
@@ -79,13 +80,30 @@ def _revision() -> str:
     return f"{head}+changes" if changes else head
 
 
+def output_folder(out: AnyPath) -> Path:
+    """A folder for results, made and tried: call it before time is spent.
+
+    Raises:
+        InvalidInput: it cannot be written.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".graphalign"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidInput(f"{folder} cannot be written: {error.strerror or error}; choose another folder with --out") from None
+    return folder
+
+
 def publish(folder: Path, name: str, results: Mapping[str, Any], tables: Sequence[Table]) -> None:
     """Writes NAME.json and NAME.md into a folder, which is made if it is missing; earlier ones are replaced.
 
     Raises:
         InvalidInput: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(folder)
     with atomic_write(folder / f"{name}.json", force=True) as draft:
         draft.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     where = results["environment"]
