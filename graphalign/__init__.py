@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from graphalign.aligner import Aligner as Aligner
     from graphalign.aligner import AlignerConfig as AlignerConfig
     from graphalign.alignment import Alignment as Alignment
+    from graphalign.barriers import PairwiseBarriers as PairwiseBarriers
+    from graphalign.barriers import pairwise_barriers as pairwise_barriers
+    from graphalign.comparison import Comparison as Comparison
     from graphalign.connectivity import Curve as Curve
     from graphalign.connectivity import barrier as barrier
     from graphalign.connectivity import interpolate as interpolate
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from graphalign.converters import register_rule as register_rule
     from graphalign.converters import trace as trace
     from graphalign.converters.graph import neuron_graph as neuron_graph
+    from graphalign.curves import MeanCurve as MeanCurve
+    from graphalign.curves import mean_curve as mean_curve
     from graphalign.errors import CorruptFile as CorruptFile
     from graphalign.errors import GraphAlignError as GraphAlignError
     from graphalign.errors import InvalidInput as InvalidInput
@@ -30,8 +35,13 @@ if TYPE_CHECKING:
     from graphalign.graph import NeuronGraph as NeuronGraph
     from graphalign.matched import MatchedAverage as MatchedAverage
     from graphalign.matched import matched_average as matched_average
+    from graphalign.measures import RowAgreement as RowAgreement
+    from graphalign.measures import activation_correlation as activation_correlation
+    from graphalign.measures import agreement as agreement
+    from graphalign.measures import distance as distance
     from graphalign.methods import list_methods as list_methods
     from graphalign.pairwise import align as align
+    from graphalign.singular_vectors import singular_vector_alignment as singular_vector_alignment
     from graphalign.spec import NetworkSpec as NetworkSpec
     from graphalign.spec_format import load_spec as load_spec
     from graphalign.spec_format import save_spec as save_spec
@@ -43,15 +53,20 @@ __version__ = "0.1.0"
 _MODULES = {  # imported on first use, so that the command line answers without loading torch
     "graphalign.aligner": ("Aligner", "AlignerConfig"),
     "graphalign.alignment": ("Alignment",),
+    "graphalign.barriers": ("PairwiseBarriers", "pairwise_barriers"),
+    "graphalign.comparison": ("Comparison",),
     "graphalign.connectivity": ("Curve", "barrier", "interpolate"),
     "graphalign.converters": ("Inputs", "register_rule", "trace"),
     "graphalign.converters.graph": ("neuron_graph",),
+    "graphalign.curves": ("MeanCurve", "mean_curve"),
     "graphalign.errors": ("CorruptFile", "GraphAlignError", "InvalidInput", "SpecMismatch", "UnsupportedNetwork"),
     "graphalign.files": ("load_state", "save_state"),
     "graphalign.graph": ("NeuronGraph",),
     "graphalign.matched": ("MatchedAverage", "matched_average"),
+    "graphalign.measures": ("RowAgreement", "activation_correlation", "agreement", "distance"),
     "graphalign.methods": ("list_methods",),
     "graphalign.pairwise": ("align",),
+    "graphalign.singular_vectors": ("singular_vector_alignment",),
     "graphalign.spec": ("NetworkSpec",),
     "graphalign.spec_format": ("load_spec", "save_spec"),
     "graphalign.transport_plan": ("TransportPlan",),

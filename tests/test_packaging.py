@@ -33,7 +33,8 @@ ARROWS: dict[str, tuple[str, str]] = {
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),
     "align": ("pairwise matched verification", "errors spec converters assignment aligner alignment evaluation methods"),
-    "connectivity": ("connectivity curve", "errors spec alignment evaluation"),
+    "connectivity": ("connectivity curve curves barriers", "errors spec alignment evaluation"),
+    "measures": ("comparison measures singular_vectors", "errors spec alignment evaluation activations align"),
     "merging": (
         "averaging moments repairable corrections repairing merging federated", "errors spec alignment evaluation methods align",
     ),
