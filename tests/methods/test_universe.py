@@ -13,6 +13,7 @@ import graphalign
 from graphalign import InvalidInput, NetworkSpec, SpecMismatch, align, group, trace
 from graphalign.methods.joint_objective import joint_objective, place
 from graphalign.methods.universe import Universe, UniverseSolution, universe
+from graphalign.soft import matrices_of
 from graphalign.weight_costs import matched_tensors
 from tests.copies import copies, independent
 from tests.networks import FAMILIES
@@ -168,6 +169,22 @@ def test_the_result_is_no_worse_than_the_start(name: str, algorithm: str) -> Non
         assert found.objective >= objective(spec, states, first) * (1 - 1e-12)
         assert found.objective == pytest.approx(objective(spec, states, found.elements), rel=1e-12)
         assert found.objectives[-1] == found.objective
+
+
+def test_a_rounding_that_loses_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import graphalign.methods.universe as module
+
+    spec, states = traced("mlp_6").spec, independent("mlp_6", 4)
+    good = universe(spec, states)
+
+    def astray(spec: NetworkSpec, weights: Any, start: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        like = next(iter(weights[0].values()))
+        return [matrices_of(spec, group.random_element(spec, generator), like) for _ in weights], [good.objective + 1]
+
+    monkeypatch.setattr(module, "frank_wolfe", astray)
+    assert universe(spec, states, start="random", algorithm="frank_wolfe", seed=1).objective < good.objective
+    assert universe(spec, states, start=good.elements, algorithm="frank_wolfe").objective == good.objective
 
 
 def test_more_restarts_are_no_worse() -> None:
