@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
     "vgg-narrow-bn": Recipe(lambda _: vgg(NARROW_VGG, hidden=(64,), pool=2, batch_norm=True), *CIFAR),
     "vgg-wide": Recipe(lambda image: vgg(WIDE_VGG, hidden=(128,), channels=image[0]), *FASHION),
     "vgg-wide-bn": Recipe(lambda image: vgg(WIDE_VGG, hidden=(128,), batch_norm=True, channels=image[0]), *FASHION),
-    "resnet-8-bn": Recipe(lambda image: resnet((1, 1, 1), 24, channels=image[0]), *FASHION),
+    "resnet-8-bn": Recipe(lambda image: resnet((1, 1, 1), 64, imagenet_stem=True, channels=image[0]), *FASHION),
 }
 
 
