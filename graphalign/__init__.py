@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphalign.errors import InvalidInput as InvalidInput
     from graphalign.errors import SpecMismatch as SpecMismatch
     from graphalign.errors import UnsupportedNetwork as UnsupportedNetwork
+    from graphalign.federated import federated_average as federated_average
     from graphalign.files import load_state as load_state
     from graphalign.files import save_state as save_state
     from graphalign.graph import NeuronGraph as NeuronGraph
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from graphalign.measures import activation_correlation as activation_correlation
     from graphalign.measures import agreement as agreement
     from graphalign.measures import distance as distance
+    from graphalign.merging import merge as merge
     from graphalign.methods import list_methods as list_methods
     from graphalign.pairwise import align as align
+    from graphalign.repairing import repair as repair
     from graphalign.singular_vectors import singular_vector_alignment as singular_vector_alignment
     from graphalign.spec import NetworkSpec as NetworkSpec
     from graphalign.spec_format import load_spec as load_spec
@@ -60,12 +63,15 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.converters.graph": ("neuron_graph",),
     "graphalign.curves": ("MeanCurve", "mean_curve"),
     "graphalign.errors": ("CorruptFile", "GraphAlignError", "InvalidInput", "SpecMismatch", "UnsupportedNetwork"),
+    "graphalign.federated": ("federated_average",),
     "graphalign.files": ("load_state", "save_state"),
     "graphalign.graph": ("NeuronGraph",),
     "graphalign.matched": ("MatchedAverage", "matched_average"),
+    "graphalign.merging": ("merge",),
     "graphalign.measures": ("RowAgreement", "activation_correlation", "agreement", "distance"),
     "graphalign.methods": ("list_methods",),
     "graphalign.pairwise": ("align",),
+    "graphalign.repairing": ("repair",),
     "graphalign.singular_vectors": ("singular_vector_alignment",),
     "graphalign.spec": ("NetworkSpec",),
     "graphalign.spec_format": ("load_spec", "save_spec"),
