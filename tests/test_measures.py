@@ -1,5 +1,6 @@
 """Distances, agreement, activation correlation and singular directions, where the values are known."""
 
+import copy
 import math
 
 import pytest
@@ -77,11 +78,12 @@ class TestDistance:
         assert not any("running" in n or "num_batches" in n for n in found.parts)
 
     def test_tied_weights_count_once(self):
-        network = traced("tied_autoencoder")
-        model = network.model
-        state = {n: t + 1 for n, t in model.state_dict().items()}
-        count = sum(p.numel() for p in model.parameters())
-        assert distance(model, state, unmoved("tied_autoencoder")).before == pytest.approx(math.sqrt(count), rel=1e-6)
+        network = traced("gpt")
+        assert network.spec.aliases
+        state = {n: t + 1 if t.is_floating_point() else t for n, t in network.model.state_dict().items()}
+        count = sum(p.numel() for p in network.model.parameters())
+        for a in (network.model, network.model.state_dict()):
+            assert distance(a, state, unmoved("gpt")).before == pytest.approx(math.sqrt(count), rel=1e-6)
 
     def test_weight_matching_lowers_it(self):
         a, b = traced("mlp_2").state, other_state("mlp_2")
@@ -207,6 +209,25 @@ class TestSingularVectors:
         assert singular_vector_alignment(a, b, alignment).parts["0.weight"].after == pytest.approx((4 + 4 + 4) / (16 + 4 + 1))
         assert singular_vector_alignment(a, b, alignment, threshold=0.9).parts["0.weight"].after == pytest.approx(0.0)
         assert singular_vector_alignment(a, b, alignment, threshold=0.0).parts["0.weight"].after == pytest.approx(1.0)
+
+    def test_directions_that_only_one_network_has_count_against_both(self):
+        a, b, alignment = matrices(torch.diag(torch.tensor([4.0, 2.0, 1.0])), torch.diag(torch.tensor([4.0, 1.0, 1.0])))
+        assert singular_vector_alignment(a, b, alignment, threshold=0.5).parts["0.weight"].after == pytest.approx(1 / 2)
+        assert singular_vector_alignment(b, a, alignment, threshold=0.5).parts["0.weight"].after == pytest.approx(1 / 2)
+
+    def test_convolutions_in_groups_are_block_diagonal(self):
+        """Even where the blocks of the two networks have their large singular values in different groups."""
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        a, b = (nn.Sequential(*copy.deepcopy(layers)).double() for _ in range(2))
+        with torch.no_grad():
+            b[2].weight.copy_(torch.randn(4, 2, 1, 1) * torch.tensor([5.0, 5.0, 0.1, 0.1])[:, None, None, None])
+        full = [torch.block_diag(*m[2].weight.detach().reshape(2, 2, 2)) for m in (a, b)]
+        spec = trace(a, torch.zeros(1, 3, 2, 2, dtype=torch.float64))
+        assert any(layout.groups == 2 for layout in spec.axes_of_tensor["2.weight"])
+        found = singular_vector_alignment(a, b, Alignment(spec, group.identity(spec)))
+        expected = (full[0] * full[1]).sum() / (torch.linalg.svdvals(full[0]) * torch.linalg.svdvals(full[1])).sum()
+        assert found.parts["2.weight"].before == pytest.approx(float(expected))
 
     def test_the_total_pools_the_layers(self):
         a, b, alignment = matrices(torch.diag(torch.tensor([4.0, 2.0, 1.0])), torch.diag(torch.tensor([1.0, 2.0, 4.0])))
