@@ -37,9 +37,8 @@ class Peer:
 
     def version(self, folder: Path) -> str | None:
         """The version inside `folder`; None if it is not there."""
-        own = folder / self.name
-        found = [d.version for d in distributions(path=[str(own)]) if d.name == self.name]
-        return found[0] if found and (own / "rebasin" / "__init__.py").is_file() else None
+        found = [d.version for d in distributions(path=[str(folder / self.name)]) if d.name == self.name]
+        return found[0] if found else None
 
 
 PEERS: dict[str, Peer] = {
