@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -59,18 +60,20 @@ class TransportPlan:
     template: nn.Module | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        between = correspond(self.spec_a, self.spec_b)
+        partners = correspond(self.spec_a, self.spec_b).cells
         object.__setattr__(self, "plans", {n: plan.detach().to("cpu", torch.float64) for n, plan in self.plans.items()})
-        problems = list(self._problems(between.cells))
+        problems = list(self._problems(partners))
         if problems:
             raise InvalidInput("these plans do not belong to the two specs:\n" + "\n".join(f"  - {p}" for p in problems))
-        if unbalanced := list(self._unbalanced(between.cells)):
+        if unbalanced := list(self._unbalanced(partners)):
             raise SpecMismatch(
                 "B cannot be brought to the widths of A:\n" + "\n".join(f"  - {p}" for p in unbalanced)
                 + "\nGive these units the same number in both networks, or pass mass_preserving=False to average them as published."
             )  # fmt: skip
-        maps = Maps(between, self.plans, frozenset(self.contracted), self.mass_preserving)
-        object.__setattr__(self, "_maps", maps)
+
+    @cached_property
+    def _maps(self) -> Maps:
+        return Maps(correspond(self.spec_a, self.spec_b), self.plans, frozenset(self.contracted), self.mass_preserving)
 
     def _problems(self, partners: Mapping[str, str]) -> Iterator[str]:
         for name in self.plans.keys() - partners.keys():
@@ -142,8 +145,7 @@ class TransportPlan:
 
     def _move(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         group.check_state(self.spec_b, state, "network B")
-        maps: Maps = getattr(self, "_maps")
-        moved = {n: maps.move(n, t.detach()) if n in self.spec_a.axes_of_tensor else t.detach() for n, t in state.items()}
+        moved = {n: self._maps.move(n, t.detach()) if n in self.spec_a.axes_of_tensor else t.detach() for n, t in state.items()}
         for alias, name in self.spec_a.aliases.items():
             if alias in moved and name in moved:
                 moved[alias] = moved[name]
@@ -231,8 +233,9 @@ class TransportPlan:
 
     def __repr__(self) -> str:
         units = [sum(sizes) for sizes in zip(*(plan.shape for plan in self.plans.values()), strict=True)] or [0, 0]
-        kind = "a permutation" if self.is_permutation else f"{'mass-preserving' if self.mass_preserving else 'averaging'}"
-        return f"TransportPlan({len(self.plans)} cells, {units[1]} units of B to {units[0]} of A, {kind})"
+        kind = "a permutation" if self.is_permutation else "mass-preserving" if self.mass_preserving else "averaging"
+        cells = f"{len(self.plans)} cell" + ("" if len(self.plans) == 1 else "s")
+        return f"TransportPlan({cells}, {units[1]} units of B to {units[0]} of A, {kind})"
 
 
 def _is_permutation(plan: Tensor) -> bool:

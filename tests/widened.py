@@ -40,6 +40,17 @@ def transposed(times: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+class Beside(nn.Module):
+    """Reads its hidden units beside some of its inputs, which cannot move."""
+
+    def __init__(self, hidden: int, kept: int) -> None:
+        super().__init__()
+        self.kept, self.first, self.head = kept, nn.Linear(5, hidden), nn.Linear(hidden + kept, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([x[:, : self.kept], torch.relu(self.first(x))], 1))
+
+
 class Attentive(nn.Module):
     """A pre-norm attention block between two linear layers."""
 
@@ -86,6 +97,7 @@ WIDTHS: dict[str, Family] = {
     "mlp": (lambda k: mlp([8 * k, 7 * k]), _vectors),
     "mlp_batch_norm": (lambda k: mlp([8 * k, 7 * k], norm=nn.BatchNorm1d), _vectors),
     "mlp_layer_norm": (lambda k: mlp([8 * k, 7 * k], norm=nn.LayerNorm), _vectors),
+    "inputs_beside": (lambda k: Beside(6 * k, 2), _vectors),
     "cnn_flatten": (cnn, _images),
     "residual": (lambda k: InPlaceResidual(7 * k), _vectors),
     "resnet": (lambda k: ResNet(BasicBlock, (2, 2), 6 * k), _images),

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from graphalign import InvalidInput, SpecMismatch, group
 from graphalign.converters.trace import trace_architecture
+from graphalign.correspondence import correspond
 from graphalign.methods import coupling
 from graphalign.methods.coupling import couple
 from graphalign.methods.problem import Problem
 from graphalign.methods.transport import Transport
-from graphalign.methods.unit_distances import products
+from graphalign.methods.unit_distances import activation_products, products
 from graphalign.transport_plan import TransportPlan
 from tests.networks import FAMILIES, mlp
 from tests.planted import RECOVERABLE, plant, recovered
@@ -171,7 +172,7 @@ def test_affine_parameters_count_and_running_statistics_do_not() -> None:
 
 def test_trap_logits_are_never_moved() -> None:
     network, plan = traced("mlp_2"), plan_of("mlp_2")
-    assert not any("4.bias" == layout.tensor for layout in network.spec.axes)
+    assert not any(layout.tensor == "4.bias" for layout in network.spec.axes)
     b = dict(other_state("mlp_2"))
     assert torch.equal(plan.apply(b)["4.bias"], b["4.bias"])
 
@@ -179,7 +180,7 @@ def test_trap_logits_are_never_moved() -> None:
 def test_a_residual_stream_has_one_plan_from_all_that_writes_to_it() -> None:
     """The stem tells nothing; the units of the stream differ by the weights of the branch, which is found later."""
     network = traced("mlp_in_place_residual")
-    state = {n: torch.zeros_like(t) if n.startswith("stem") else t for n, t in network.state.items()}
+    state = {n: torch.zeros_like(t) if n.startswith("stem") or n == "second.bias" else t for n, t in network.state.items()}
     state["first.weight"] = torch.ones_like(state["first.weight"])  # the branch is told apart by its biases alone
     b, element = plant(network.spec, state)
     assert recovered(Transport().plan((network.architecture,) * 2, state, b).permutations, element) == 1.0
@@ -232,6 +233,29 @@ def test_activations_recover_planted_permutations(name: str) -> None:
     runner = Runner(network)
     assert runner.difference(cast(moved, torch.float64)) < 1e-5
     assert recovered(plan.permutations, element) > 0.7  # units that no input of the sample excites are alike
+
+
+def test_a_residual_stream_is_compared_wherever_it_is_read() -> None:
+    """Twice by the branch and once, after a ReLU, by the head: the sum of the three means over samples."""
+    network = traced("mlp_in_place_residual")
+    a, b = (cast(state, torch.float64) for state in (network.state, dict(other_state("mlp_in_place_residual"))))
+    data = batches(torch.zeros(2, 5), 20)
+    found = activation_products(correspond(network.spec, network.spec), (network.architecture,) * 2, a, b, data)
+    reads = [stream_of(state, torch.cat(data)) for state in (a, b)]
+    stream = next(cell.name for cell in network.spec.cells if "stem.weight" in {axis.tensor for axis in network.spec.axes_of_cell[cell.name]})
+    expected = sum((x.T @ y / 30 for x, y in zip(*reads, strict=True)), torch.zeros(7, 7, dtype=torch.float64))
+    assert torch.allclose(found[stream].inner, expected)
+    assert torch.allclose(found[stream].squares_a[:, 0], sum(x.square().mean(0) for x in reads[0]) + torch.zeros(7))
+
+
+def stream_of(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+    def linear(name: str, h: Tensor) -> Tensor:
+        return h @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    stream = [linear("stem", x)]
+    for _ in range(2):
+        stream.append(stream[-1] + linear("second", torch.relu(linear("first", stream[-1]))))
+    return [*stream[:2], torch.relu(stream[2])]
 
 
 def test_activations_without_data_are_refused() -> None:
