@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import group
+from graphalign.architecture import Architecture
 from graphalign.converters.chain import chain_network
 from graphalign.converters.export import evaluating, flatten_outputs, split_example
 from graphalign.converters.trace import trace_architecture
+from graphalign.correspondence import correspond
 from graphalign.errors import InvalidInput, SpecMismatch, UnsupportedNetwork
 from graphalign.files import check_weights, load_state
 from graphalign.methods.matched_averaging import (
@@ -144,7 +146,7 @@ def _chains(
     first = _first_module(networks)
     if first is not None and example_input is None:
         raise InvalidInput("matched_average: found a module and no example_input; pass an input with which it can be called")
-    known: dict[Any, tuple[tuple[Link, ...], tuple[str, ...]]] = {}
+    known: dict[Any, tuple[Architecture, tuple[Link, ...]]] = {}
     chains, problems = [], []
     for client, (network, state) in enumerate(zip(networks, states, strict=True)):
         own = isinstance(network, nn.Module)
@@ -153,17 +155,27 @@ def _chains(
             module, example = (network if own else first, example_input) if first is not None else chain_network(state)
             architecture = trace_architecture(module, example if example_input is None else example_input)  # type: ignore[arg-type]
             group.check_state(architecture.spec, state, f"client {client}")
-            known[key] = plain_chain(architecture), chain_steps(architecture)
-        chains.append(known[key][0])
-        steps, reference = known[key][1], next(iter(known.values()))[1]
-        if steps != reference:
-            problems.append(f"client {client} runs {', '.join(steps)}, client 0 {', '.join(reference)}")
+            known[key] = architecture, plain_chain(architecture)
+            problems += _differences(client, next(iter(known.values()))[0], architecture)
+        chains.append(known[key][1])
     if problems:
         raise SpecMismatch(
-            "the clients differ in more than the widths of their hidden layers:\n" + "\n".join(f"  - {p}" for p in problems)
-            + "\nPass clients with the same layers."
+            "the clients differ in more than the widths of their hidden layers (A is client 0, B the client named):\n"
+            + "\n".join(f"  - {p}" for p in problems) + "\nPass clients with the same layers."
         )  # fmt: skip
     return chains
+
+
+def _differences(client: int, first: Architecture, own: Architecture) -> list[str]:
+    """How a client's chain differs from that of client 0 in more than widths."""
+    steps, expected = chain_steps(own), chain_steps(first)
+    if steps != expected:
+        return [f"client {client} runs {', '.join(steps)}, client 0 {', '.join(expected)}"]
+    try:
+        correspond(first.spec, own.spec)
+    except SpecMismatch as error:
+        return [f"client {client}: {line.removeprefix('  - ')}" for line in str(error).splitlines() if line.startswith("  - ")]
+    return []
 
 
 def _first_module(networks: Sequence[Any]) -> nn.Module | None:

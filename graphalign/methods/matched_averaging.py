@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphalign.errors import InvalidInput, SpecMismatch
+from graphalign.errors import InvalidInput
 from graphalign.methods.beta_bernoulli import Matching, Prior, match_units
 from graphalign.methods.plain_chain import Link
 
@@ -84,26 +84,11 @@ def read_layers(chains: Sequence[tuple[Link, ...]], states: Sequence[State], wei
     """The layers of all clients.
 
     Args:
-        chains: the chain of every client.
+        chains: the chain of every client; they correspond but for the widths of hidden layers.
         states: its parameters.
         weights: its weight, (J,), mean 1.
-
-    Raises:
-        SpecMismatch: the chains differ in more than the widths of hidden layers; lists every difference.
     """
     links = chains[0]
-    problems = []
-    for client, chain in enumerate(chains):
-        if len(chain) != len(links):
-            problems.append(f"client {client} has {len(chain)} layers, client 0 has {len(links)}")
-            continue
-        for mine, first in zip(chain, links, strict=True):
-            problems += _differences(client, mine, first, states[client], states[0])
-    if problems:
-        raise SpecMismatch(
-            "the clients differ in more than the widths of their hidden layers:\n" + "\n".join(f"  - {p}" for p in problems)
-            + "\nPass clients with the same layers."
-        )  # fmt: skip
     matrices = tuple(
         tuple(chain[k].matrix(state) for chain, state in zip(chains, states, strict=True)) for k in range(len(links))
     )
@@ -112,25 +97,6 @@ def read_layers(chains: Sequence[tuple[Link, ...]], states: Sequence[State], wei
         for k in range(len(links))
     )
     return Layers(links, matrices, biases, weights)
-
-
-def _differences(client: int, mine: Link, first: Link, state: State, reference: State) -> list[str]:
-    where = f"client {client}, '{mine.weight}'"
-    if (mine.weight, mine.bias) != (first.weight, first.bias):
-        return [f"{where} and {mine.bias} stand where client 0 has '{first.weight}' and {first.bias}"]
-    shapes = [tuple(s[link.weight].shape) for s, link in ((state, mine), (reference, first))]
-    if len(shapes[0]) != len(shapes[1]) or (mine.in_axis, mine.out_axis) != (first.in_axis, first.out_axis):
-        return [f"{where} has shape {shapes[0]}, in client 0 {shapes[1]}, which is another kind of layer"]
-    problems = []
-    if mine.kernel(shapes[0]) != first.kernel(shapes[1]) or mine.repeat != first.repeat:
-        problems.append(f"{where} of shape {shapes[0]} has another kernel or number of positions than {shapes[1]} of client 0")
-    for end, axis in (("source", mine.in_axis), ("target", mine.out_axis)):
-        movable = getattr(mine, end) is not None
-        if movable != (getattr(first, end) is not None):
-            problems.append(f"{where}: axis {axis} holds units that may {'' if movable else 'not '}move, in client 0 it does not")
-        elif not movable and shapes[0][axis] != shapes[1][axis]:
-            problems.append(f"{where} has shape {shapes[0]}, in client 0 {shapes[1]}: axis {axis} may not move and must agree")
-    return problems
 
 
 def _bias(link: Link, state: State, outputs: int) -> Tensor:
