@@ -151,15 +151,15 @@ def test_a_result_of_merge_many_is_stationary_until_it_is_softened() -> None:
 def test_it_stops_when_it_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = traced("mlp_3").spec
     weights = pick(spec, independent("mlp_3", 3))
-    long = frank_wolfe(spec, weights, softened(spec, 3)).objectives
-    monkeypatch.setattr(module, "TOLERANCE", 0.01)
-    monkeypatch.setattr(module, "PATIENCE", 2)
-    short = frank_wolfe(spec, weights, softened(spec, 3)).objectives
-    assert short == long[: len(short)]
-    assert len(short) < len(long)
-    monkeypatch.setattr(module, "TOLERANCE", 0.0)
-    monkeypatch.setattr(module, "MAX_ITERATIONS", 2)
-    assert len(frank_wolfe(spec, weights, softened(spec, 3)).objectives) == 3
+
+    def lengths(patience: int, tolerance: float, iterations: int = 200) -> int:
+        monkeypatch.setattr(module, "PATIENCE", patience)
+        monkeypatch.setattr(module, "TOLERANCE", tolerance)
+        monkeypatch.setattr(module, "MAX_ITERATIONS", iterations)
+        return len(frank_wolfe(spec, weights, softened(spec, 3)).objectives)
+
+    assert lengths(1, 0.003) < lengths(1000, 0.003) < lengths(1000, 0.0)
+    assert lengths(1000, 0.0, iterations=2) == 3
 
 
 def test_copies_are_found_from_the_uniform_start_of_one_known_network() -> None:
