@@ -54,7 +54,6 @@ RECIPES: dict[str, Recipe] = {
     "mnist-mlp-128-128": Recipe(*MLP, initialise=keep_initialisation),
     "mnist-mlp-128-128-he": Recipe(*MLP),
     "mlp-64-64-64": population.RECIPES["mlp-64-64-64"],
-    "cnn-16-32-24": population.RECIPES["cnn-16-32-24"],
 }
 
 Elements = Sequence[Mapping[str, Tensor]]
