@@ -303,6 +303,20 @@ def test_entropic_transport_is_that_of_pot() -> None:
     assert torch.allclose(couple(cost, a, b, None, "test"), torch.as_tensor(ot.emd(a, b, cost)), atol=1e-12)
 
 
+def test_the_log_domain_helps_out_where_stabilised_iterations_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = torch.rand(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b = torch.full((5,), 0.2, dtype=torch.float64), torch.full((8,), 0.125, dtype=torch.float64)
+    expected, sinkhorn, methods = couple(cost, a, b, 0.05, "test"), ot.sinkhorn, []
+
+    def broken(*problem: object, method: str, **options: object) -> object:
+        methods.append(method)
+        return sinkhorn(*problem, method=method, **options) * (float("nan") if method == "sinkhorn_stabilized" else 1)
+
+    monkeypatch.setattr(ot, "sinkhorn", broken)
+    assert torch.allclose(couple(cost, a, b, 0.05, "test"), expected, atol=1e-6)
+    assert methods == ["sinkhorn_stabilized", "sinkhorn_log"]
+
+
 def test_entropic_transport_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coupling, "ENTROPIC_ITERATIONS", 2)
     cost = torch.rand(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
