@@ -20,6 +20,7 @@ from graphalign.errors import CorruptFile, InvalidInput, SpecMismatch
 from graphalign.files import load_state, save_state
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal, spec_from_dict, spec_to_dict
+from graphalign.tensors import copy_into
 from graphalign.transport_maps import Axis, Maps, normalised
 
 FORMAT = "graphalign-transport-plan-1"
@@ -135,12 +136,8 @@ class TransportPlan:
                 "apply: found a module and no template of A's widths; pass template=, a module of A's architecture, or the state dict of B"
             )
         group.check_state(self.spec_a, group.all_tensors(template), "the template")
-        moved = self._move(group.all_tensors(network))
         result = copy.deepcopy(template)
-        with torch.no_grad():
-            for name, tensor in group.all_tensors(result).items():
-                if name in moved:
-                    tensor.copy_(moved[name])
+        copy_into(result, self._move(group.all_tensors(network)))
         return result
 
     def _move(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
