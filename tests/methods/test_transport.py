@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import Any
 
 import ot
 import pytest
@@ -339,7 +340,36 @@ def test_exact_transport_takes_the_iterations_it_needs(monkeypatch: pytest.Monke
         couple(cost, uniform, uniform, None, "cell 'x'")
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(700, 700), (300, 900)])
+def test_exact_transport_of_many_units_is_optimal(rows: int, columns: int) -> None:
+    cost = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masses = [torch.full((n,), 1 / n, dtype=torch.float64) for n in (rows, columns)]
+    plan = couple(cost.float(), *masses, None, "test")
+    best = linear_sum_assignment(cost.repeat_interleave(columns // rows, 0).numpy())
+    assert float((plan * cost).sum()) == pytest.approx(float(cost.repeat_interleave(columns // rows, 0)[best].mean()), rel=1e-6)
+    assert torch.allclose(plan.sum(0), masses[1])
+
+
 # Settings and bad input
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ground": "squared"}, {"ground": "cosine"}, {"normalise": True}, {"importance": "norm"}, {"regularisation": 0.05},
+        {"cost": "activations"}, {"cost": "activations", "normalise": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_trap_every_setting_changes_the_plan(settings: dict[str, Any]) -> None:
+    a, b, example = pair((lambda k: mlp([12 * k, 9 * k]), lambda: torch.randn(2, 5)))
+    architectures = trace_architecture(a, example), trace_architecture(b, example)
+    data = batches(example, 30)
+    base = {"cost": settings["cost"]} if len(settings) > 1 else {}
+    plans = [Transport(**s).plan(architectures, group.all_tensors(a), group.all_tensors(b), data=data) for s in (base, settings)]
+    assert any(not torch.allclose(plans[0].plans[n], table, atol=1e-6) for n, table in plans[1].plans.items())
+
+
 
 
 def test_settings_are_checked_all_at_once() -> None:
