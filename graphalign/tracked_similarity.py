@@ -29,7 +29,7 @@ class TrackedSimilarity:
 
     def __init__(self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
         self.spec, self.a = spec, a
-        self.element = {name: perm.to("cpu", copy=True) for name, perm in start.items()}
+        self.element = {name: perm.to("cpu") for name, perm in start.items()}
         self.placed = {n: group.permute_tensor(spec, b[n], spec.axes_of_tensor[n], self.element) for n in a}
         self._stay = group.identity(spec)
         self._orders = {
@@ -95,19 +95,15 @@ class TrackedSimilarity:
     def _layouts(self) -> dict[str, tuple[tuple[AxisLayout, ...], tuple[AxisLayout, ...]]]:
         """By cell the axes whose products can be followed, and those that are computed anew every time.
 
-        The latter are those of grouped convolutions and of tensors that hold the cell twice.
+        The latter are those of grouped convolutions.
         """
         result = {}
         for cell in self.spec.cells:
-            steady: list[AxisLayout] = []
-            unsteady: list[AxisLayout] = []
-            for layout in self.spec.axes_of_cell[cell.name]:
-                beside = self.spec.axes_of_tensor[layout.tensor]
-                twice = sum(cell.name in other.cells for other in beside) > 1
-                if layout.tensor in self.a:
-                    anew = twice or any(other.groups > 1 for other in beside)
-                    (unsteady if anew else steady).append(layout)
-            result[cell.name] = tuple(steady), tuple(unsteady)
+            present = [layout for layout in self.spec.axes_of_cell[cell.name] if layout.tensor in self.a]
+            grouped = [any(x.groups > 1 for x in self.spec.axes_of_tensor[layout.tensor]) for layout in present]
+            steady = tuple(layout for layout, anew in zip(present, grouped, strict=True) if not anew)
+            unsteady = tuple(layout for layout, anew in zip(present, grouped, strict=True) if anew)
+            result[cell.name] = steady, unsteady
         return result
 
     def _others(self, layout: AxisLayout) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphalign import group
-from graphalign.spec import NetworkSpec
+from graphalign.spec import AxisLayout, Cell, NetworkSpec, Segment
 from graphalign.tracked_similarity import TrackedSimilarity
 from graphalign.weight_costs import matched_tensors, similarity
 from tests.networks import FAMILIES
@@ -48,6 +48,25 @@ def test_it_agrees_with_the_similarity_computed_anew_after_any_steps(name: str) 
         for cell in spec.cells:
             if torch.rand((), generator=generator) < 0.4:
                 assert torch.allclose(tracked.of(cell), similarity(spec, cell, a, moved), atol=1e-9)
+
+
+def test_a_tensor_may_hold_three_cells() -> None:
+    """Between two questions about the first cell the other two have moved; one of them is on another tensor, too."""
+    sizes = {"x": 5, "y": 6, "z": 7}
+    cells = tuple(Cell(name, size) for name, size in sizes.items())
+    axes = [AxisLayout("w", axis, (Segment(name, 0, size),)) for axis, (name, size) in enumerate(sizes.items())]
+    spec = NetworkSpec(cells, (*axes, AxisLayout("v", 0, (Segment("z", 0, 7),))), {"w": (5, 6, 7), "v": (7, 3)})
+    generator = torch.Generator().manual_seed(0)
+    a, b = ({n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in spec.shapes.items()} for _ in range(2))
+    tracked = TrackedSimilarity(spec, a, b, group.identity(spec))
+    for moving in (("x",), ("y", "z"), ("z",), ("x", "y", "z")):
+        element = group.random_element(spec, generator)
+        for cell in cells:
+            tracked.of(cell)
+        for name in moving:
+            tracked.move({name: element[name]})
+        for cell in cells:
+            assert torch.allclose(tracked.of(cell), similarity(spec, cell, a, tracked.placed), atol=1e-9)
 
 
 def test_the_tensors_given_are_not_modified() -> None:
