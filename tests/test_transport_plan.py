@@ -11,12 +11,9 @@ from torch import nn
 
 from graphalign import Alignment, CorruptFile, InvalidInput, SpecMismatch, TransportPlan, align, group, save_state
 from graphalign.methods.transport import Transport
-from graphalign.transport_maps import join_groups, split_groups
 from tests.networks import mlp
 from tests.traced import Runner, other_state, traced
 from tests.widened import WIDTHS, Widened, widened
-
-NARROW_TO_WIDE = ["mlp", "cnn_flatten", "resnext"]
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +136,6 @@ def test_the_text_of_a_plan_says_what_it_is(plan: TransportPlan) -> None:
     net = traced("mlp_1")
     same = Transport().plan((net.architecture,) * 2, net.state, net.state)
     assert repr(same) == "TransportPlan(1 cell, 8 units of B to 8 of A, a permutation)"
-
-
-@pytest.mark.parametrize("axis", [1, 2])
-@pytest.mark.parametrize("rows_are_inputs", [True, False])
-def test_weights_of_grouped_convolutions_are_split_and_joined(axis: int, rows_are_inputs: bool) -> None:
-    weight = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
-    inputs = 0 if rows_are_inputs else axis
-    split = split_groups(weight, axis, 3, inputs)
-    assert split.shape == ((3, weight.shape[axis], 2, 5 - weight.shape[axis]) if rows_are_inputs else (3, 2, weight.shape[axis], 5 - weight.shape[axis]))
-    assert torch.equal(join_groups(split, axis, tuple(weight.shape), inputs), weight)
 
 
 # align

@@ -177,3 +177,9 @@ def _split(wide: Cell, narrow: Cell, blocks: Tensor, generator: torch.Generator)
     order = [torch.randperm(wide.size, generator=generator) if wide.size > narrow.size else torch.arange(wide.size) for _ in blocks]
     source = blocks[:, None] * narrow.size + torch.stack(order) % narrow.size
     return torch.nn.functional.one_hot(source.flatten(), narrow.units).double()
+
+
+def batches(example: Tensor, count: int, seed: int = 0) -> list[Tensor]:
+    """Two batches of random inputs like an example, of `count` and of half as many, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, *example.shape[1:], generator=generator, dtype=torch.float64) for n in (count, count // 2)]

@@ -12,21 +12,17 @@ import ot
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import nn
 
 from graphalign import InvalidInput, SpecMismatch, group
 from graphalign.converters.trace import trace_architecture
-from graphalign.correspondence import correspond
-from graphalign.methods import coupling
-from graphalign.methods.coupling import couple
 from graphalign.methods.problem import Problem
 from graphalign.methods.transport import Transport
-from graphalign.methods.unit_distances import activation_products, products
 from graphalign.transport_plan import TransportPlan
 from tests.networks import FAMILIES, mlp
 from tests.planted import RECOVERABLE, plant, recovered
 from tests.traced import Runner, cast, other_state, traced
-from tests.widened import WIDTHS, Attentive, TiedHead, Widened, pair, widened
+from tests.widened import WIDTHS, Attentive, TiedHead, Widened, batches, pair, widened
 
 split = cache(widened)
 
@@ -210,11 +206,6 @@ def test_a_dead_unit_has_its_place() -> None:
 # Activations
 
 
-def batches(example: Tensor, count: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(n, *example.shape[1:], generator=generator, dtype=torch.float64) for n in (count, count // 2)]
-
-
 @pytest.mark.parametrize("name", ["mlp", "mlp_batch_norm", "cnn_flatten", "resnet", "resnext", "densenet", "more_heads"])
 def test_activations_undo_a_split(name: str) -> None:
     network = split(WIDTHS[name])
@@ -234,29 +225,6 @@ def test_activations_recover_planted_permutations(name: str) -> None:
     runner = Runner(network)
     assert runner.difference(cast(moved, torch.float64)) < 1e-5
     assert recovered(plan.permutations, element) > 0.7  # units that no input of the sample excites are alike
-
-
-def test_a_residual_stream_is_compared_wherever_it_is_read() -> None:
-    """Twice by the branch and once, after a ReLU, by the head: the sum of the three means over samples."""
-    network = traced("mlp_in_place_residual")
-    a, b = (cast(state, torch.float64) for state in (network.state, dict(other_state("mlp_in_place_residual"))))
-    data = batches(torch.zeros(2, 5), 20)
-    found = activation_products(correspond(network.spec, network.spec), (network.architecture,) * 2, a, b, data)
-    reads = [stream_of(state, torch.cat(data)) for state in (a, b)]
-    stream = next(cell.name for cell in network.spec.cells if "stem.weight" in {axis.tensor for axis in network.spec.axes_of_cell[cell.name]})
-    expected = sum((x.T @ y / 30 for x, y in zip(*reads, strict=True)), torch.zeros(7, 7, dtype=torch.float64))
-    assert torch.allclose(found[stream].inner, expected)
-    assert torch.allclose(found[stream].squares_a[:, 0], sum(x.square().mean(0) for x in reads[0]) + torch.zeros(7))
-
-
-def stream_of(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    def linear(name: str, h: Tensor) -> Tensor:
-        return h @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    stream = [linear("stem", x)]
-    for _ in range(2):
-        stream.append(stream[-1] + linear("second", torch.relu(linear("first", stream[-1]))))
-    return [*stream[:2], torch.relu(stream[2])]
 
 
 def test_activations_without_data_are_refused() -> None:
@@ -295,61 +263,6 @@ def test_little_regularisation_is_near_exact_and_much_is_near_independence() -> 
     assert torch.allclose(much, torch.full_like(much, 1 / much.numel()), rtol=0.05)
 
 
-def test_entropic_transport_is_that_of_pot() -> None:
-    generator = torch.Generator().manual_seed(0)
-    cost = torch.rand(5, 8, generator=generator, dtype=torch.float64)
-    a, b = torch.full((5,), 0.2, dtype=torch.float64), torch.full((8,), 0.125, dtype=torch.float64)
-    expected = torch.as_tensor(ot.sinkhorn(a, b, cost, 0.1, stopThr=1e-12))
-    assert torch.allclose(couple(cost, a, b, 0.1, "test"), expected, atol=1e-8)
-    assert torch.allclose(couple(cost, a, b, None, "test"), torch.as_tensor(ot.emd(a, b, cost)), atol=1e-12)
-
-
-def test_the_log_domain_helps_out_where_stabilised_iterations_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    cost = torch.rand(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    a, b = torch.full((5,), 0.2, dtype=torch.float64), torch.full((8,), 0.125, dtype=torch.float64)
-    expected, sinkhorn, methods = couple(cost, a, b, 0.05, "test"), ot.sinkhorn, []
-
-    def broken(*problem: object, method: str, **options: object) -> object:
-        methods.append(method)
-        return sinkhorn(*problem, method=method, **options) * (float("nan") if method == "sinkhorn_stabilized" else 1)
-
-    monkeypatch.setattr(ot, "sinkhorn", broken)
-    assert torch.allclose(couple(cost, a, b, 0.05, "test"), expected, atol=1e-6)
-    assert methods == ["sinkhorn_stabilized", "sinkhorn_log"]
-
-
-def test_entropic_transport_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coupling, "ENTROPIC_ITERATIONS", 2)
-    cost = torch.rand(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    uniform = torch.full((9,), 1 / 9, dtype=torch.float64)
-    with pytest.raises(InvalidInput, match="cell 'x': entropic transport with regularisation=0.001 did not converge in 2 iterations"):
-        couple(cost, uniform, uniform, 0.001, "cell 'x'")
-
-
-def test_exact_transport_takes_the_iterations_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """POT warns and returns a plan that is not optimal when it stops early; no warning comes through and the plan is optimal."""
-    cost = torch.rand(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    uniform = torch.full((40,), 1 / 40, dtype=torch.float64)
-    expected = couple(cost, uniform, uniform, None, "test")
-    monkeypatch.setattr(coupling, "EXACT_ITERATIONS", 3)
-    with pytest.warns(UserWarning, match="numItermax"):
-        ot.emd(uniform, uniform, cost, numItermax=3)
-    assert torch.equal(couple(cost, uniform, uniform, None, "test"), expected)
-    monkeypatch.setattr(coupling, "MOST_ITERATIONS", 20)
-    with pytest.raises(InvalidInput, match=r"cell 'x': exact transport did not finish \(numItermax.*pass regularisation=0.01"):
-        couple(cost, uniform, uniform, None, "cell 'x'")
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(700, 700), (300, 900)])
-def test_exact_transport_of_many_units_is_optimal(rows: int, columns: int) -> None:
-    cost = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    masses = [torch.full((n,), 1 / n, dtype=torch.float64) for n in (rows, columns)]
-    plan = couple(cost.float(), *masses, None, "test")
-    best = linear_sum_assignment(cost.repeat_interleave(columns // rows, 0).numpy())
-    assert float((plan * cost).sum()) == pytest.approx(float(cost.repeat_interleave(columns // rows, 0)[best].mean()), rel=1e-6)
-    assert torch.allclose(plan.sum(0), masses[1])
-
-
 # Settings and bad input
 
 
@@ -368,8 +281,6 @@ def test_trap_every_setting_changes_the_plan(settings: dict[str, Any]) -> None:
     base = {"cost": settings["cost"]} if len(settings) > 1 else {}
     plans = [Transport(**s).plan(architectures, group.all_tensors(a), group.all_tensors(b), data=data) for s in (base, settings)]
     assert any(not torch.allclose(plans[0].plans[n], table, atol=1e-6) for n, table in plans[1].plans.items())
-
-
 
 
 def test_settings_are_checked_all_at_once() -> None:
@@ -423,15 +334,3 @@ def test_other_float_types(dtype: torch.dtype) -> None:
     moved = Transport().plan(network.architectures, a, b).apply(b)
     assert all(t.dtype == a[n].dtype for n, t in moved.items())
     assert all(torch.allclose(t.double(), a[n].double(), atol=4 * torch.finfo(dtype).eps) for n, t in moved.items() if t.is_floating_point())
-
-
-def test_products_are_converted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(4, 30, generator=generator), torch.randn(6, 30, generator=generator)
-    whole = products(x, y)
-    monkeypatch.setattr("graphalign.methods.unit_distances.PART", 42)
-    assert torch.allclose(products(x, y).inner, whole.inner)
-    assert torch.allclose(whole.distances("euclidean", False), torch.cdist(x.double(), y.double()))
-    unit = torch.nn.functional.normalize(x.double()), torch.nn.functional.normalize(y.double())
-    assert torch.allclose(whole.distances("squared", True), torch.cdist(*unit).square())
-    assert torch.allclose(whole.distances("cosine", False), 1 - unit[0] @ unit[1].T)
