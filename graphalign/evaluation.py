@@ -136,7 +136,7 @@ def _loss_of(outputs: Any, batch: Any, loss: Loss) -> tuple[Tensor, float]:
     if isinstance(loss, str):
         return _built_in_loss(outputs, batch, loss)
     value = loss(outputs, batch)
-    examples = _examples(inputs_of(batch))
+    examples = examples_of(inputs_of(batch))
     if isinstance(value, Tensor) and value.dim() == 0:
         return value * examples, examples
     if isinstance(value, Tensor) and value.shape == (examples,):
@@ -184,7 +184,12 @@ def _check_classes(targets: Tensor, classes: int) -> None:
         )
 
 
-def _examples(inputs: Any) -> int:
+def examples_of(inputs: Any) -> int:
+    """Number of examples in the inputs of a batch: the length of the first axis of the first tensor.
+
+    Raises:
+        InvalidInput: the inputs hold no tensor with a first axis.
+    """
     if isinstance(inputs, Tensor) and inputs.dim():
         return len(inputs)
     parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from graphalign.errors import InvalidInput
 from graphalign.evaluation import arguments
+from graphalign.vectorising import vectorise
 
 
 class Forward:
@@ -33,6 +34,7 @@ class Forward:
                     layer.running_mean = layer.running_var = layer.num_batches_tracked = None
         self.names = {*dict(self.module.named_parameters()), *dict(self.module.named_buffers())}
         self._vectorised = True
+        self._differentiated = False
 
     def __call__(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """Outputs of the network with these tensors for the inputs of a batch."""
@@ -41,18 +43,31 @@ class Forward:
         return torch.func.functional_call(self.module, known, args, kwargs)
 
     def many(self, function: Callable[..., Any], *stacked: Any) -> Any:
-        """`function` for every entry of the first axis of all arguments (tensors, or dicts and tuples of them), stacked.
+        """`function` for every entry of the first axis of all arguments (tensors, or dicts and lists of them), stacked.
 
-        Vectorised where every operator of the network allows it, one by one otherwise.
+        Vectorised where every operator of the network and its derivative allow it, one by one otherwise.
         """
         if self._vectorised:
             try:
-                return torch.func.vmap(function, randomness="same")(*stacked)
+                result = vectorise(function, *stacked)
+                if torch.is_grad_enabled() and not self._differentiated:
+                    _differentiate(result, stacked)
+                    self._differentiated = True
             except (RuntimeError, NotImplementedError, ValueError):  # an operator that cannot be vectorised
                 self._vectorised = False
+            else:
+                return result
         count = len(pytree.tree_leaves(stacked)[0])
         results = [function(*pytree.tree_map(lambda t, i=i: t[i], stacked)) for i in range(count)]
         return pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def _differentiate(result: Any, stacked: Any) -> None:
+    """Takes the derivative once: that of operators which write in place may fail although they could be vectorised."""
+    outputs = [t.sum() for t in pytree.tree_leaves(result) if t.requires_grad]
+    inputs = [t for t in pytree.tree_leaves(stacked) if t.requires_grad]
+    if outputs and inputs:
+        torch.autograd.grad(outputs, inputs, retain_graph=True, allow_unused=True)
 
 
 def prediction(outputs: Any) -> Tensor:

@@ -8,8 +8,7 @@ codes at the outputs become when they are sent back through the transposed weigh
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from graphalign.architecture import Architecture
+from graphalign.vectorising import vectorise
 
 SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
 
@@ -212,8 +212,7 @@ def activations(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping
     with torch.no_grad():
         if program.vectorised:
             try:
-                with _no_fallback_warnings():
-                    return torch.func.vmap(single, randomness="different")(dict(inputs))
+                return vectorise(single, dict(inputs), randomness="different")
             except (RuntimeError, NotImplementedError):  # an operator that torch.func cannot transform
                 program.vectorised = False
         count = len(next(iter(inputs.values())))
@@ -262,19 +261,4 @@ def _all_at_once(
         _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)  # type: ignore[misc]
         return reads, pull(tuple(cotangent))[0]
 
-    with _no_fallback_warnings():
-        return torch.func.vmap(single, randomness="different")(dict(inputs), list(cotangents))
-
-
-@contextmanager
-def _no_fallback_warnings() -> Iterator[None]:
-    """Operators without a batching rule are run one code at a time: slower, not wrong, and not the user's concern."""
-    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", None)
-    state = getattr(torch._C._functorch, "_is_vmap_fallback_warning_enabled", lambda: True)()
-    if switch:
-        switch(False)
-    try:
-        yield
-    finally:
-        if switch:
-            switch(state)
+    return vectorise(single, dict(inputs), list(cotangents), randomness="different")

@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 from graphalign.errors import InvalidInput
 from graphalign.methods.activation import Activation
+from graphalign.methods.consensus import Consensus
 from graphalign.methods.gnn import GNN
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.sinkhorn import Sinkhorn
+from graphalign.methods.straight_through import StraightThrough
 from graphalign.methods.transport import Transport
 from graphalign.methods.universe import Universe
 from graphalign.methods.weight import Weight
@@ -47,6 +50,10 @@ METHODS: dict[str, Method] = {
     "activation": Method(
         Activation, "correlation of activations, on data or on random inputs", "Li et al. 2016, arXiv 1511.07543", ("architecture",)
     ),
+    "consensus": Method(
+        Consensus, "a few steps towards the averaged predictions, on unlabelled inputs", "this project", ("module", "data", "start"),
+        starts=True,
+    ),
     "gnn": Method(GNN, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", ("architecture",)),
     "naive": Method(Naive, "the identity", "-"),
     "transport": Method(
@@ -56,6 +63,13 @@ METHODS: dict[str, Method] = {
     "universe": Method(
         Universe, "MergeMany or Frank-Wolfe through a universe of slots, for n networks",
         "Ainsworth et al. 2023, arXiv 2209.04836; Crisostomi et al. 2024, arXiv 2405.17897", starts=True,
+    ),
+    "sinkhorn": Method(
+        Sinkhorn, "gradient descent on soft permutations", "Pena et al. 2023, arXiv 2212.12042", ("module",), starts=True
+    ),
+    "straight_through": Method(
+        StraightThrough, "gradient descent on the midpoint's loss through weight matching", "Ainsworth et al. 2023, arXiv 2209.04836",
+        ("module", "data"), starts=True,
     ),
     "weight": Method(
         Weight, "coordinate ascent on the inner product of weights", "Ainsworth et al. 2023, arXiv 2209.04836", starts=True

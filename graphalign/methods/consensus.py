@@ -1,0 +1,91 @@
+"""Consensus refinement: a few steps towards a merged network that predicts what the two networks predict on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from graphalign.errors import InvalidInput
+from graphalign.forward import Forward, prediction
+from graphalign.methods.descent import Descent, Pairs, Tensors, check_descent, start_scores
+from graphalign.methods.objectives import Disagreement, Predictions, class_axis, read_examples
+from graphalign.methods.problem import Problem, Solution
+
+Choice = Literal["auto", "classes", "values"]
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Descends the disagreement between a network between A and B and the averaged prediction of A and B, without labels.
+
+    With p the mean of the two softmax outputs and q(lambda) that of the network lambda A + (1 - lambda) P(B), lambda ~ U(.3, .7) and P
+    softly permuting, the scores behind P follow the gradient of KL(p, q) on unlabelled inputs for a few steps; the best assignment
+    on the way is the solution. Outputs that are values are compared by their mean squared difference instead. It starts
+    from the scores of the method before it, if it has some, otherwise from its permutations. BatchNorm layers of the network between
+    use the statistics of the batch.
+
+    Attributes:
+        predictions: "classes" for outputs that are logits, "values" for others; "auto" takes outputs for logits unless the loss of the
+            problem is "mse" or there is only one.
+        steps: number of steps.
+        rate: length of a step: the root mean square of the change of a cell's scores, momentum apart.
+        iterations: of the Sinkhorn projection.
+        spread: standard deviation to which the scores of an earlier method are scaled.
+        confidence: share that the projection leaves to the unit chosen by permutations without scores; see `start_scores`.
+        every: steps between two looks at the hard permutations.
+        examples: examples per step: batches of the loader are put together until there are as many.
+    """
+
+    predictions: Choice = "auto"
+    steps: int = 10
+    rate: float = 0.15
+    iterations: int = 10
+    spread: float = 2.0
+    confidence: float = 0.5
+    every: int = 5
+    examples: int = 512
+
+    def __post_init__(self) -> None:
+        if self.predictions not in get_args(Choice):
+            raise InvalidInput(f"consensus: found predictions={self.predictions!r}, expected one of {', '.join(get_args(Choice))}")
+        check_descent("consensus", self.steps, self.rate, self.iterations, self.confidence, self.every, self.examples)
+        if not self.spread > 0:
+            raise InvalidInput(f"consensus: found spread={self.spread!r}, expected a positive number")
+
+    def __call__(self, problem: Problem) -> Solution:
+        """The solution of one problem; its objective is the disagreement of the hard permutations at the midpoint.
+
+        Raises:
+            InvalidInput: no data or nothing to start from, or predictions that are not finite.
+        """
+        return self.solve([problem])[0]
+
+    def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        """The solutions of problems of one architecture, all of which see the data of the first; the same as one by one.
+
+        Raises:
+            InvalidInput: different architectures, no data or nothing to start from, or predictions that are not finite.
+        """
+        pairs = Pairs.of(problems)
+        for problem in problems:
+            problem.require("consensus", "module", "data", "start")
+        first = problems[0]
+        assert first.module is not None
+        assert first.data is not None
+        sample = next(iter(pairs.a.values()))[0]
+        scores = start_scores(problems, sample, spread=self.spread, confidence=self.confidence)
+        examples = read_examples(sample, first.data, self.steps, self.examples)
+        between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
+        objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
+        descent = Descent("normalised", self.steps, self.rate, self.iterations, (0.3, 0.7), self.every, None, judged=4)
+        return descent(pairs, scores, [problem.seed for problem in problems], objective)
+
+    def _kind(self, problem: Problem, ends: Forward, a: Tensors, batch: object) -> Predictions:
+        if self.predictions != "auto":
+            return self.predictions
+        with torch.no_grad():
+            outputs = prediction(ends({name: tensor[0] for name, tensor in a.items()}, batch))
+        return "values" if problem.loss == "mse" or outputs.shape[class_axis(outputs)] == 1 else "classes"

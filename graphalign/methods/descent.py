@@ -1,0 +1,274 @@
+"""Gradient descent on the scores behind soft permutations, for many pairs of one architecture at once.
+
+Sinkhorn re-basin (Pena et al. 2023, arXiv 2212.12042) and consensus refinement are this descent with different objectives. The
+scores X of a cell are in the coordinates of the permutations: rows are slots of A, columns are units of B in B's own order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from graphalign import group
+from graphalign.assignment import assign_spec
+from graphalign.errors import InvalidInput, UnsupportedNetwork
+from graphalign.methods.problem import Problem, Solution
+from graphalign.soft import apply_soft, matrices_of, soft_permutations
+from graphalign.spec import NetworkSpec
+from graphalign.vectorising import vectorise
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of networks of one architecture, stacked.
+
+    Attributes:
+        spec: what may move.
+        a: floating-point tensors of the networks A by state-dict key, (P, ...).
+        b: those of the networks B, in B's own order.
+    """
+
+    spec: NetworkSpec
+    a: dict[str, Tensor]
+    b: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Pairs:
+        """The pairs of several problems; half precision is computed in float32.
+
+        Raises:
+            InvalidInput: no problem, or problems of different architectures.
+        """
+        if not problems:
+            raise InvalidInput("found no pair of networks, expected at least one")
+        spec = problems[0].spec
+        if any(problem.spec != spec for problem in problems):
+            raise InvalidInput("found pairs of different architectures, expected one; call once per architecture")
+        return cls(spec, *(stack([getattr(p, side) for p in problems], spec) for side in ("a", "b")))
+
+
+def stack(states: Sequence[Tensors], spec: NetworkSpec) -> dict[str, Tensor]:
+    """Floating-point tensors of several networks by state-dict key, (P, ...), without aliases."""
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in states[0].values()) else torch.float32
+    names = [n for n in spec.shapes if n in states[0] and states[0][n].is_floating_point()]
+    return {n: torch.stack([state[n].detach().to(dtype) for state in states]) for n in names}
+
+
+class Objective(Protocol):
+    """What is minimised: a loss of every pair on the batch of a step."""
+
+    @property
+    def batches(self) -> int:
+        """Number of batches; step k uses batch k modulo this number."""
+
+    def __call__(self, a: Tensors, moved: Tensors, lam: Tensor, batch: int) -> Tensor:
+        """Losses (P,).
+
+        Args:
+            a: tensors of A, (P, ...).
+            moved: tensors of B with its units mixed, (P, ...).
+            lam: (P,) position between the two networks, 1 is A.
+            batch: number of the batch.
+        """
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steps on the scores along the gradient through an unrolled Sinkhorn projection.
+
+    The losses of hard permutations are what counts, for soft ones blur the network: the assignment of the scores is judged at
+    lambda = 1/2, and the best of all, the start's among them, is returned.
+
+    Attributes:
+        rule: "adam" (Kingma and Ba 2014, arXiv 1412.6980), or "normalised": the gradient of every cell is divided by its root mean
+            square, then added up with momentum 1/2. Adam divides by the size of single entries and so drives the many that hardly
+            matter as fast as the few that do.
+        steps: most steps.
+        rate: learning rate.
+        iterations: of Sinkhorn.
+        interval: lambda is drawn uniformly from it, anew for every pair and step.
+        every: the assignment is judged after as many steps.
+        patience: stop after as many judgements in which no pair improved; never if None.
+        judged: number of batches that the assignment is judged on.
+    """
+
+    rule: Literal["adam", "normalised"]
+    steps: int
+    rate: float
+    iterations: int
+    interval: tuple[float, float]
+    every: int
+    patience: int | None
+    judged: int
+
+    def __call__(
+        self, pairs: Pairs, scores: Mapping[str, Tensor], seeds: Sequence[int], objective: Objective
+    ) -> list[Solution]:
+        """One solution per pair; `losses` are those of the soft permutations, step by step.
+
+        Args:
+            pairs: P pairs.
+            scores: by cell, (P, U, U), to start from, already divided by the temperature.
+            seeds: of the lambdas, one per pair, so that a pair's result does not depend on the others.
+            objective: what is minimised.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        leaves = {name: s.detach().clone().requires_grad_() for name, s in scores.items()}
+        optimiser = self._optimiser(list(leaves.values()))
+        best = _Best(pairs, objective, min(self.judged, objective.batches))
+        best.update(leaves)
+        losses: list[Tensor] = []
+        stale = 0
+        for step in range(self.steps):
+            optimiser.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                value = objective(pairs.a, self._mix(pairs, leaves), self._lambdas(generators, pairs), step % objective.batches)
+                _backward(value)
+            losses.append(value.detach())
+            if self.rule == "normalised":
+                _normalise(leaves.values())
+            optimiser.step()
+            if (step + 1) % self.every == 0 or step + 1 == self.steps:
+                stale = 0 if best.update(leaves) else stale + 1
+                if self.patience is not None and stale >= self.patience:
+                    break
+        curves = torch.stack(losses, 1).tolist() if losses else [[] for _ in seeds]
+        return [
+            Solution(element, {n: s.detach()[i] for n, s in leaves.items()}, value, tuple(curve))
+            for i, (element, value, curve) in enumerate(zip(best.elements, best.values, curves, strict=True))
+        ]
+
+    def _optimiser(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
+        if self.rule == "adam":
+            return torch.optim.Adam(leaves, lr=self.rate)
+        return torch.optim.SGD(leaves, lr=self.rate, momentum=0.5)
+
+    def _mix(self, pairs: Pairs, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def single(b: Tensors, scores: Tensors) -> dict[str, Tensor]:
+            return apply_soft(pairs.spec, b, soft_permutations(pairs.spec, scores, self.iterations))
+
+        mixed: dict[str, Tensor] = vectorise(single, pairs.b, dict(leaves))
+        return mixed
+
+    def _lambdas(self, generators: Sequence[torch.Generator], pairs: Pairs) -> Tensor:
+        low, high = self.interval
+        draws = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
+        return (low + (high - low) * draws).to(next(iter(pairs.a.values())))
+
+
+class _Best:
+    """The best assignment of every pair so far."""
+
+    def __init__(self, pairs: Pairs, objective: Objective, batches: int) -> None:
+        self.pairs, self.objective, self.batches = pairs, objective, batches
+        self.elements: list[dict[str, Tensor]] = []
+        self.values: list[float] = []
+
+    def update(self, scores: Mapping[str, Tensor]) -> bool:
+        """Judges the assignment of the scores; whether any pair improved."""
+        detached = {name: s.detach() for name, s in scores.items()}
+        count = len(next(iter(detached.values())))
+        found = [assign_spec(self.pairs.spec, {n: s[i] for n, s in detached.items()}) for i in range(count)]
+        if self.elements and all(_equal(new, old) for new, old in zip(found, self.elements, strict=True)):
+            return False
+        values = self._judge(found)
+        if not self.elements:
+            self.elements, self.values = found, values
+            return True
+        better = [i for i, value in enumerate(values) if value < self.values[i]]
+        for i in better:
+            self.elements[i], self.values[i] = found[i], values[i]
+        return bool(better)
+
+    def _judge(self, elements: Sequence[Mapping[str, Tensor]]) -> list[float]:
+        pairs = self.pairs
+        each = [group.apply_to_state(pairs.spec, element, {n: t[i] for n, t in pairs.b.items()}) for i, element in enumerate(elements)]
+        moved = {n: torch.stack([state[n] for state in each]) for n in pairs.b}
+        middle = torch.full((len(elements),), 0.5).to(next(iter(pairs.a.values())))
+        with torch.no_grad():
+            values = torch.stack([self.objective(pairs.a, moved, middle, batch) for batch in range(self.batches)])
+        return [float(value) for value in values.double().mean(0)]
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(perm, other[name]) for name, perm in one.items())
+
+
+def _backward(value: Tensor) -> None:
+    try:
+        torch.autograd.backward(value.sum())
+    except RuntimeError as failure:
+        if "inplace" not in str(failure):
+            raise
+        raise UnsupportedNetwork(
+            "the network cannot be differentiated, so its permutations cannot be refined by gradients: it writes in place over values that "
+            f"its derivative needs ({str(failure).split(';')[0]})",
+            remedy="make that operation write to a new tensor (training the network needs it too), or align it by another method",
+        ) from None
+
+
+def _normalise(leaves: Iterable[Tensor]) -> None:
+    """Divides the gradient (P, U, U) of every pair by its root mean square, in place."""
+    for leaf in leaves:
+        if leaf.grad is not None:
+            size = leaf.grad.square().mean((-1, -2), keepdim=True).sqrt()
+            leaf.grad = leaf.grad / (size + torch.finfo(leaf.dtype).tiny)
+
+
+def between(a: Tensors, moved: Tensors, lam: Tensor) -> dict[str, Tensor]:
+    """The tensors of lambda A + (1 - lambda) B, of one pair or, with lambda (P,), of many."""
+    return {n: torch.lerp(moved[n], t, lam.reshape(lam.shape + (1,) * (t.dim() - lam.dim())).expand_as(t)) for n, t in a.items()}
+
+
+def start_scores(
+    problems: Sequence[Problem], like: Tensor, *, spread: float | None = None, confidence: float | None = None
+) -> dict[str, Tensor]:
+    """Scores to start a descent from, (P, U, U) by cell.
+
+    Args:
+        problems: each with `scores`, `start` or neither.
+        like: dtype and device.
+        spread: scores of an earlier method are scaled to this standard deviation, per cell; None ignores them.
+        confidence: a permutation becomes a matrix c at its entries and 0 elsewhere, c such that a row of its softmax gives the unit
+            chosen this share: c = log(confidence (U - 1) / (1 - confidence)). Without a factor that grows with the width U a start
+            is lost in the first Sinkhorn projection. None means c = 1, as published. Problems without a start begin at the
+            identity with c = 1.
+    """
+    spec = problems[0].spec
+    rows: list[dict[str, Tensor]] = []
+    for problem in problems:
+        if spread is not None and problem.scores is not None:
+            rows.append({n: spread * s.to(like) / s.std().clamp(min=1e-12).to(like) for n, s in problem.scores.items()})
+            continue
+        element = group.identity(spec) if problem.start is None else problem.start
+        matrices = matrices_of(spec, element, like)
+        share = None if problem.start is None else confidence
+        rows.append({c.name: matrices[c.name] * _certainty(c.size, share) for c in spec.cells})
+    return {cell.name: torch.stack([row[cell.name] for row in rows]) for cell in spec.cells}
+
+
+def _certainty(units: int, share: float | None) -> float:
+    return 1.0 if share is None else math.log(max(units - 1, 1) * share / (1.0 - share))
+
+
+def check_descent(
+    name: str, steps: int, rate: float, iterations: int, confidence: float, every: int, examples: int
+) -> None:
+    """Returns nothing if the settings of a descent can be used.
+
+    Raises:
+        InvalidInput: lists every setting out of range.
+    """
+    counts = {"steps": steps, "iterations": iterations, "every": every, "examples": examples}
+    problems = [f"{key}={value!r}, expected at least 1" for key, value in counts.items() if value < 1]
+    problems += [f"rate={rate!r}, expected a positive number"] if not rate > 0 else []
+    problems += [f"confidence={confidence!r}, expected a number between 0 and 1"] if not 0 < confidence < 1 else []
+    if problems:
+        raise InvalidInput(f"{name}: found " + "; ".join(problems))
