@@ -25,12 +25,13 @@ from graphalign.experiments.results import environment
 PARTS = ("weight", "families", "sinkhorn", "transport", "assignments")
 BUDGET = 60.0
 """Seconds of runs after which a measurement is not repeated any more."""
-RATES = (0.1, 1.0)
-"""Learning rates tried for sinkhorn-rebasin; the first is that of its README."""
+RATES = (0.1, 1.0, 10.0)
+"""Learning rates tried for sinkhorn-rebasin; the first is that of its README, the last that of its example for aligning weights."""
 LIMIT = 60
 """Steps after which sinkhorn-rebasin is given up."""
 DEFAULT, ONE_ASCENT = {"method": "weight"}, {"method": "weight", "start": "identity"}
-SINKHORN = {"method": "sinkhorn", "objective": "l2"}
+SINKHORN = {"method": "sinkhorn", "objective": "l2", "rate": 10.0, "every": 1, "patience": 2}
+"""Settings for weights that match exactly: large steps, a look at the permutations after each, and an early end."""
 FAMILIES: dict[str, tuple[str, tuple[int, ...]]] = {
     "conv-conv-flatten-linear-linear": ("flatten_cnn", (8, 16, 32)),
     "MLP with BatchNorm1d": ("batch_norm_mlp", (20, 32, 32, 5)),
@@ -91,6 +92,7 @@ def run(settings: Settings) -> Report:
         "repetitions": settings.repetitions,
         "budget": BUDGET,
         "limit": LIMIT,
+        "rates": RATES,
         "peers": versions,
         **parts,
     }
