@@ -65,8 +65,8 @@ def _unchanged(result: Tensor, version: int, tensor: Tensor) -> bool:
 def observed(model: nn.Module, observe: Observe) -> Iterator[None]:
     """Shows `observe` the outputs of all linear and convolution modules and the inputs of all BatchNorms while it lasts."""
 
-    def after(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        return lambda module, inputs, output: observe(name, output)
+    def after(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        return lambda module, inputs, output: observe(name, output) if isinstance(output, Tensor) else None
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, inputs: Any) -> None:
