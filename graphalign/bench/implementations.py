@@ -58,13 +58,14 @@ def run_rebasin(
 def run_sinkhorn_rebasin(
     a: nn.Module, b: nn.Module, example: Tensor, options: Mapping[str, Any], watch: Stopwatch
 ) -> tuple[State, dict[str, Any]]:
-    """`rebasin.RebasinNet` with the L2 loss and AdamW as in its README, until its hard permutations put every unit back.
+    """`rebasin.RebasinNet` from the identity with the L2 loss and AdamW, as in its example main_alignment_mlp.py.
 
-    It is stopped at the first step at which B, moved by the hard permutations, equals A; looking for that step is not timed.
-    Options: "rate" of AdamW, "limit" of the steps.
+    As there it is stopped at the first step at which B, moved by the hard permutations, equals A; looking for that step is not
+    timed. Options: "rate" of AdamW, "limit" of the steps.
     """
     with watch.stage("tracing"):
         network = import_module("rebasin").RebasinNet(b, input_shape=tuple(example.shape))
+        network.identity_init()
         loss = import_module("rebasin.loss").DistL2Loss(copy.deepcopy(a))
         optimiser = torch.optim.AdamW(network.p.parameters(), lr=options["rate"])
     target = a.state_dict()

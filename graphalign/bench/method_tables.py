@@ -79,16 +79,16 @@ def sinkhorn_table(results: Mapping[str, Any]) -> Table:
             speeds[0] = f"> {speeds[0]}"
         cells = [str(row["steps"]), percent(row["recovered"]), milliseconds(times), milliseconds(row["cpu"]["matching"]), str(len(times))]
         rows.append([*name, *cells, *speeds])
-    readme = f"rate {results['rates'][0]:g}"
+    first = f"rate {results['rates'][0]:g}"
     return Table(
         "Sinkhorn re-basin by weights (L2), MLP 32-h-h-10 and a shuffled copy without noise",
-        ["h", "implementation", "steps", "units back %", "matching ms", "CPU ms", "runs", f"than {readme}", "than the best"], rows,
+        ["h", "implementation", "steps", "units back %", "matching ms", "CPU ms", "runs", f"than {first}", "than the best"], rows,
         [
             f"Median (range) of the warm runs, 1 thread, tracing apart; no further runs after {results['budget']:.0f} s. "
             f"sinkhorn-rebasin is stopped at the first step at which everything is back (looking for it is not timed), at most "
             f"{results['limit']} steps; ours stops by itself, which is timed. The last columns are how many times faster, by the "
-            f"clock: than sinkhorn-rebasin at {readme}, that of its README ('>': it had not finished), and at the rate that was "
-            "fastest among those that put all units back." + missing(results, "sinkhorn-rebasin")
+            f"clock: than sinkhorn-rebasin at {first}, as in its example for MLPs ('>': it had not finished), and at the rate that "
+            "was fastest among those that put all units back." + missing(results, "sinkhorn-rebasin")
         ],
     )  # fmt: skip
 

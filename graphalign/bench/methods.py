@@ -25,8 +25,8 @@ from graphalign.experiments.results import environment
 PARTS = ("weight", "families", "sinkhorn", "transport", "assignments")
 BUDGET = 60.0
 """Seconds of runs after which a measurement is not repeated any more."""
-RATES = (0.1, 1.0, 10.0)
-"""Learning rates tried for sinkhorn-rebasin; the first is that of its README, the last that of its example for aligning weights."""
+RATES = (0.1, 1.0, 10.1)
+"""Learning rates tried for sinkhorn-rebasin; the first is that of its example for MLPs, the last that of the one for CNNs."""
 LIMIT = 60
 """Steps after which sinkhorn-rebasin is given up."""
 DEFAULT, ONE_ASCENT = {"method": "weight"}, {"method": "weight", "start": "identity"}
