@@ -212,7 +212,8 @@ def activations(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping
     with torch.no_grad():
         if program.vectorised:
             try:
-                return vectorise(single, dict(inputs), randomness="different")
+                states: dict[str, Tensor] = vectorise(single, dict(inputs), randomness="different")
+                return states
             except (RuntimeError, NotImplementedError):  # an operator that torch.func cannot transform
                 program.vectorised = False
         count = len(next(iter(inputs.values())))
@@ -261,4 +262,7 @@ def _all_at_once(
         _, pull, reads = torch.func.vjp(forward, nudges, has_aux=True)  # type: ignore[misc]
         return reads, pull(tuple(cotangent))[0]
 
-    return vectorise(single, dict(inputs), list(cotangents), randomness="different")
+    states: tuple[dict[str, Tensor], dict[str, Tensor]] = vectorise(
+        single, dict(inputs), list(cotangents), randomness="different"
+    )
+    return states
