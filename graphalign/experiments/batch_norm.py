@@ -61,7 +61,10 @@ def measure(name: str, recipe: Recipe, images: Images, pairs: int, cache: Path |
     parents: list[dict[str, float]] = []
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for pair in range(pairs):
-        a, b = (trained(name, recipe, images, FIRST_SEED + 2 * pair + k, cache) for k in (0, 1))
+        a, b = (
+            trained(name, recipe, images, FIRST_SEED + 2 * pair + k, cache).to(memory_format=recipe.layout)  # type: ignore[call-overload]
+            for k in (0, 1)
+        )
         parents += [_scores(evaluate(network, images.test)) for network in (a, b)]
         normalised = any(isinstance(module, nn.BatchNorm2d) for module in a.modules())
         for method, how in METHODS.items():
