@@ -37,7 +37,7 @@ def test_every_family_is_aligned_with_a_copy_of_itself(name: str) -> None:
     assert recovered(found.permutations, element) > 0.6
 
 
-@pytest.mark.parametrize("name", ["mlp_3", "cnn_flatten_bn", "resnext", "gpt", "llama", "shufflenet"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_function_of_the_moved_network_is_unchanged(name: str) -> None:
     network = traced(name)
     found = Activation(samples=16)(Problem(network.spec, other_state(name), network.state, architecture=network.architecture))

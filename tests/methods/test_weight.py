@@ -16,8 +16,9 @@ from graphalign.methods.weight import Weight, ascend, forward_matching
 from graphalign.spec import NetworkSpec
 from graphalign.tracked_similarity import TrackedSimilarity
 from graphalign.weight_costs import matched_tensors, objective, similarity
+from tests.networks import FAMILIES
 from tests.planted import RECOVERABLE, plant, recovered
-from tests.traced import cast, other_state, traced
+from tests.traced import Runner, cast, other_state, traced
 
 
 def gained(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]) -> float:
@@ -56,6 +57,13 @@ def test_planted_permutations_are_recovered_under_noise(name: str) -> None:
         found = Weight()(Problem(network.spec, network.state, b)).permutations
         assert recovered(found, element) >= 0.95
         assert gained(network.spec, network.state, b, found) >= gained(network.spec, network.state, b, element) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_function_of_the_moved_network_is_unchanged(name: str) -> None:
+    network = traced(name)
+    found = Weight()(Problem(network.spec, other_state(name), network.state)).permutations
+    assert Runner(network).difference(group.apply_to_state(network.spec, found, cast(network.state, torch.float64))) <= 1e-10
 
 
 @pytest.mark.parametrize("name", [*RECOVERABLE, "shared_linear", "tied_autoencoder", "llama", "shufflenet"])
