@@ -89,7 +89,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def measure_alignment(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The seconds of an implementation by stage, over warm repetitions, and the B that it returned.
+    """The seconds of an implementation by stage, over warm repetitions, and every different B that it returned.
 
     The first run loads libraries and is reported apart. Where it alone takes longer than the job's "budget" it is the
     measurement; further runs stop at that many seconds.
@@ -98,15 +98,23 @@ def measure_alignment(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     a, b = (_with_weights(network, load_file(folder / f"{name}.safetensors")) for name in "ab")
     run = IMPLEMENTATIONS[job["implementation"]]
     watches: list[Stopwatch] = []
+    moved: list[State] = []
     begun = time.perf_counter()
     while len(watches) <= job["repetitions"] and (not watches or time.perf_counter() - begun < job["budget"]):
         watches.append(Stopwatch())
-        moved, facts = run(a, copy.deepcopy(b), example, job["options"], watches[-1])
-    save_state_dict(moved, folder / "moved.safetensors")
+        found, facts = run(a, copy.deepcopy(b), example, job["options"], watches[-1])
+        if not any(_equal(found, other) for other in moved):
+            moved.append({name: tensor.clone() for name, tensor in found.items()})
+    for index, state in enumerate(moved):
+        save_state_dict(state, folder / f"moved{index}.safetensors")
     clocks = by_repetition(watches[1:] or watches)
     what = f"{job['implementation']} {dict(job['options'])}, {job['kind']} {job['sizes']}"
     print(f"{what}: {milliseconds(clocks['wall']['matching'])} ms", file=sys.stderr, flush=True)
-    return {**facts, **clocks, "first": watches[0].wall, "states": ["moved"]}
+    return {**facts, **clocks, "first": watches[0].wall, "states": [f"moved{index}" for index in range(len(moved))]}
+
+
+def _equal(one: State, other: State) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def _with_weights(network: nn.Module, state: State) -> nn.Module:

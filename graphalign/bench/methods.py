@@ -58,11 +58,11 @@ class Case:
     pair: Pair | None = None
 
     def row(self, result: Result) -> dict[str, Any]:
-        """The row of a result."""
+        """The row of a result; an implementation is judged by the worst of its runs."""
         found = {**self.facts, **result.facts}
-        if self.pair is not None and "moved" in result.states:
-            moved = result.states["moved"]
-            found |= {"recovered": self.pair.recovered(moved), "change": self.pair.change_of_function(moved)}
+        if self.pair is not None and result.states:
+            found["recovered"] = min(self.pair.recovered(moved) for moved in result.states.values())
+            found["change"] = max(self.pair.change_of_function(moved) for moved in result.states.values())
         return found
 
 

@@ -32,7 +32,10 @@ def results() -> dict[str, Any]:
         ],
         "transport": [{"widths": [8, 6], "from_pot": 0.0, "from_assignment": None}],
         "assignments": [
-            {"problems": 2, "units": 4, "scores": "random", "threads": 1, "equal": False, "wall": {"graphalign": [0.001], "scipy": [0.007]}}
+            {
+                "problems": 2, "units": 4, "scores": "random", "threads": 1, "equal": False,
+                "wall": {"graphalign": [0.001], "scipy": [0.007]}, "cpu": {"graphalign": [0.002], "scipy": [0.006]},
+            }
         ],
     }  # fmt: skip
 
@@ -44,7 +47,7 @@ def test_ratios_are_times_of_the_peer_over_ours(results: dict[str, Any]) -> None
     assert (peer[3], ours[3]) == ("1.0x", "10.0x")  # matching alone
     assert (peer[6], ours[6]) == ("1.0x", "5.5x")  # with tracing
     assert ours[1] == "10.0 (10.0-10.0)"
-    assert assignments.rows[0][-2:] == ["7.0x", "NO"]
+    assert [assignments.rows[0][i] for i in (5, 8, 9)] == ["7.0x", "3.0x", "NO"]
 
 
 def test_a_peer_that_fails_is_a_row_with_its_error(results: dict[str, Any]) -> None:

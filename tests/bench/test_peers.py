@@ -83,7 +83,8 @@ def one(implementation: str, **options: object) -> tuple[float, float, dict[str,
     assert FOLDER is not None
     (result,) = measure([Job("alignment", arguments, {"a": pair.a, "b": pair.b})], paths=[Path(FOLDER).resolve() / implementation])
     assert "error" not in result.facts, result.facts
-    return pair.recovered(result.states["moved"]), pair.change_of_function(result.states["moved"]), dict(result.facts)
+    moved = result.states["moved0"]
+    return pair.recovered(moved), pair.change_of_function(moved), dict(result.facts)
 
 
 @INSTALLED

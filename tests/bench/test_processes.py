@@ -29,7 +29,8 @@ def alignment(pair: Pair, **options: object) -> Job:
 def test_results_states_and_errors_come_back_in_order(pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
     jobs = [alignment(pair), alignment(pair, options={"method": "wieght"}), alignment(pair, budget=0)]
     good, bad, short = measure(jobs)
-    assert pair.recovered(good.states["moved"]) == 1.0
+    assert list(good.states) == ["moved0"], "every run returned the same"
+    assert pair.recovered(good.states["moved0"]) == 1.0
     assert len(good.facts["wall"]["matching"]) == 2
     assert bad.states == {}
     assert list(bad.facts) == ["error"]
@@ -37,6 +38,14 @@ def test_results_states_and_errors_come_back_in_order(pair: Pair, capfd: pytest.
     assert len(short.facts["wall"]["matching"]) == 1, "out of budget after the first run, which then counts"
     assert short.facts["wall"] == {stage: [seconds] for stage, seconds in short.facts["first"].items()}
     assert "graphalign {'method': 'weight'}, mlp [5, 6, 3]:" in capfd.readouterr().err
+
+
+def test_an_implementation_is_judged_by_its_worst_run(pair: Pair) -> None:
+    case = methods.Case("weight", {"network": "MLP"}, alignment(pair), pair)
+    broken = {**pair.right, "0.bias": pair.right["0.bias"].flip(0)}
+    row = case.row(Result({}, {"moved0": pair.right, "moved1": broken, "moved2": pair.right}))
+    assert row["recovered"] == pair.recovered(broken) < 1.0
+    assert row["change"] == pair.change_of_function(broken) > 1e-3
 
 
 def test_our_own_failures_end_the_suite_and_those_of_peers_do_not(
