@@ -21,7 +21,7 @@ Choice = Literal["auto", "classes", "values"]
 class Consensus:
     """Descends the disagreement between a network between A and B and the averaged prediction of A and B, without labels.
 
-    With p the mean of the two softmax outputs and q(lambda) that of the network lambda A + (1 - lambda) P(B), lambda ~ U(.3, .7) and P
+    With p the mean of the two softmax outputs and q(lambda) that of the network lambda A + (1 - lambda) P(B), lambda ~ U(.4, .6) and P
     softly permuting, the scores behind P follow the gradient of KL(p, q) on unlabelled inputs for a few steps; the best assignment
     on the way is the solution. Outputs that are values are compared by their mean squared difference instead. It starts
     from the scores of the method before it, if it has some, otherwise from its permutations. BatchNorm layers of the network between
@@ -41,9 +41,9 @@ class Consensus:
 
     predictions: Choice = "auto"
     steps: int = 10
-    rate: float = 0.15
-    iterations: int = 10
-    spread: float = 2.0
+    rate: float = 0.2
+    iterations: int = 40
+    spread: float = 3.0
     confidence: float = 0.5
     every: int = 5
     examples: int = 512
@@ -80,7 +80,7 @@ class Consensus:
         examples = read_examples(sample, first.data, self.steps, self.examples)
         between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
         objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
-        descent = Descent("normalised", self.steps, self.rate, self.iterations, (0.3, 0.7), self.every, None, judged=4)
+        descent = Descent("normalised", self.steps, self.rate, self.iterations, (0.4, 0.6), self.every, None, judged=4)
         return descent(pairs, scores, [problem.seed for problem in problems], objective)
 
     def _kind(self, problem: Problem, ends: Forward, a: Tensors, batch: object) -> Predictions:
