@@ -9,9 +9,13 @@ import pytest
 import torch
 
 import graphalign
-from graphalign import InvalidInput, group
-from graphalign.methods import METHODS, Problem, list_methods
-from tests.traced import other_state, traced
+from graphalign import Aligner, AlignerConfig, InvalidInput, group
+from graphalign.methods import METHODS, Problem, Solver, list_methods
+from graphalign.methods.gnn import GNN
+from graphalign.methods.naive import Naive
+from graphalign.methods.sinkhorn import Sinkhorn
+from tests.networks import FAMILIES
+from tests.traced import Runner, cast, other_state, traced
 
 
 def test_methods_are_listed_by_name() -> None:
@@ -49,3 +53,21 @@ def test_a_method_that_needs_an_architecture_says_so() -> None:
     assert METHODS["gnn"].needs == ("architecture",)
     with pytest.raises(InvalidInput, match="method 'gnn': found no architecture, which it needs; pass modules and an example_input"):
         METHODS["gnn"].settings()(Problem(network.spec, network.state, network.state))
+
+
+SOLVERS: dict[str, Solver] = {
+    "naive": Naive(),
+    "gnn": GNN(Aligner(AlignerConfig(codes=4))),
+    "sinkhorn": Sinkhorn("l2", steps=2, iterations=5),
+}
+"""Methods whose own tests do not go through all families."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", SOLVERS)
+def test_moved_networks_compute_what_they_computed(method: str, name: str) -> None:
+    network = traced(name)
+    a, b = cast(other_state(name), torch.float64), cast(network.state, torch.float64)
+    found = SOLVERS[method](Problem(network.spec, a, b, 0, network.architecture, network.model))
+    runner = Runner(network)
+    assert runner.difference(group.apply_to_state(network.spec, found.permutations, runner.state)) <= 1e-10
