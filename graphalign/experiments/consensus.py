@@ -41,6 +41,7 @@ UNLABELLED = 512
 POINTS = 11
 ACTIVATION, WEIGHT = "activation matching", "weight matching"
 FEW, MANY = "consensus, 5 steps, from activation matching", "consensus, 10 steps, from activation matching"
+MORE = "consensus, 20 steps, from activation matching"
 GNN_REFINED = "consensus, 10 steps, from the untrained gnn"
 SINKHORN: dict[str, Sinkhorn] = {
     f"Sinkhorn, {objective}, rate {rate}": Sinkhorn(objective, steps=300, rate=rate, patience=None)
@@ -95,7 +96,7 @@ def solve(problems: Sequence[Problem], images: Images, labels: bool) -> dict[str
     """Every method's solutions for pairs of one architecture; those that can work on all pairs at once do so."""
     found = {WEIGHT: _each(Weight(), problems), ACTIVATION: _each(Activation(), problems)}
     gnn = _each(GNN(), problems)
-    for name, start, steps in ((FEW, found[ACTIVATION], 5), (MANY, found[ACTIVATION], 10), (GNN_REFINED, gnn, 10)):
+    for name, start, steps in ((FEW, found[ACTIVATION], 5), (MANY, found[ACTIVATION], 10), (MORE, found[ACTIVATION], 20), (GNN_REFINED, gnn, 10)):
         pairs = zip(problems, start.solutions, strict=True)
         started = [replace(p, start=s.permutations, scores=s.scores) for p, s in pairs]
         found[name] = _together(Consensus(steps=steps), started, start.seconds)

@@ -45,7 +45,7 @@ class Consensus:
     iterations: int = 40
     spread: float = 3.0
     confidence: float = 0.5
-    every: int = 5
+    every: int = 1
     examples: int = 512
 
     def __post_init__(self) -> None:
