@@ -16,13 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphalign.errors import InvalidInput, UnsupportedNetwork
-
-
-class Inputs:
-    """An example input with positional and keyword arguments: `Inputs(x, mask=m)` stands for the call `model(x, mask=m)`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.kwargs = args, kwargs
+from graphalign.inputs import Inputs
 
 
 def split_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

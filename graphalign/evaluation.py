@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphalign.errors import InvalidInput
+from graphalign.inputs import Inputs
 
 Loader = Iterable[Any]
 Loss = str | Callable[[Any, Any], Tensor]
@@ -81,7 +82,7 @@ def batches(model: nn.Module | Tensor, loader: Loader) -> Iterator[Any]:
         if isinstance(batch, (tuple, list)) and batch:
             first = _moved(batch[0], parameter.device, parameter.dtype)
             yield (first, *(_moved(part, parameter.device, None) for part in batch[1:]))
-        elif isinstance(batch, (Tensor, Mapping)):
+        elif isinstance(batch, (Tensor, Mapping, Inputs)):
             yield _moved(batch, parameter.device, parameter.dtype)
         else:
             raise InvalidInput(
@@ -100,6 +101,8 @@ def inputs_of(batch: Any) -> Any:
 def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs of a batch as positional and keyword arguments: one argument, a tuple of them or a dict by keyword."""
     inputs = inputs_of(batch)
+    if isinstance(inputs, Inputs):
+        return inputs.args, dict(inputs.kwargs)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
@@ -126,6 +129,8 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return value.to(device, dtype if value.is_floating_point() else None)
     if isinstance(value, Mapping):
         return {key: _moved(part, device, dtype) for key, part in value.items()}
+    if isinstance(value, Inputs):
+        return Inputs(*_moved(value.args, device, dtype), **_moved(value.kwargs, device, dtype))
     if isinstance(value, (tuple, list)):
         return type(value)(_moved(part, device, dtype) for part in value)
     return value
@@ -192,6 +197,8 @@ def examples_of(inputs: Any) -> int:
     """
     if isinstance(inputs, Tensor) and inputs.dim():
         return len(inputs)
+    if isinstance(inputs, Inputs):
+        inputs = (*inputs.args, *inputs.kwargs.values())
     parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
     for part in parts:
         if isinstance(part, Tensor) and part.dim():

@@ -32,14 +32,15 @@ class Forward:
             for layer in self.module.modules():
                 if isinstance(layer, _BatchNorm):
                     layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-        self.names = {*dict(self.module.named_parameters()), *dict(self.module.named_buffers())}
+        self.buffers = dict(self.module.named_buffers()).keys()
+        self.names = dict(self.module.named_parameters()).keys() | self.buffers
         self._vectorised = True
         self._differentiated = False
 
     def __call__(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """Outputs of the network with these tensors for the inputs of a batch."""
         args, kwargs = arguments(batch)
-        known = {name: tensor for name, tensor in tensors.items() if name in self.names}
+        known = {n: t.detach() if n in self.buffers else t for n, t in tensors.items() if n in self.names}  # no derivative by statistics
         return torch.func.functional_call(self.module, known, args, kwargs)
 
     def many(self, function: Callable[..., Any], *stacked: Any) -> Any:

@@ -20,7 +20,7 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
-    "errors": ("errors vectorising", ""),
+    "errors": ("errors inputs vectorising", ""),
     "spec": ("spec spec_format group files architecture canonical correspondence transport_maps tensors", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),

@@ -43,6 +43,7 @@ ACTIVATION, WEIGHT = "activation matching", "weight matching"
 FEW, MANY = "consensus, 5 steps, from activation matching", "consensus, 10 steps, from activation matching"
 MORE = "consensus, 20 steps, from activation matching"
 GNN_REFINED = "consensus, 10 steps, from the untrained gnn"
+UNREFINED, BLIND = "untrained gnn, no data", "consensus, 10 steps, from the untrained gnn, no data"
 SINKHORN: dict[str, Sinkhorn] = {
     f"Sinkhorn, {objective}, rate {rate}": Sinkhorn(objective, steps=300, rate=rate, patience=None)
     for objective, rate in (("random", 0.02), ("random", 0.05), ("random", 0.1), ("random", 0.3), ("midpoint", 0.05), ("midpoint", 0.1))
@@ -100,6 +101,8 @@ def solve(problems: Sequence[Problem], images: Images, labels: bool) -> dict[str
         pairs = zip(problems, start.solutions, strict=True)
         started = [replace(p, start=s.permutations, scores=s.scores) for p, s in pairs]
         found[name] = _together(Consensus(steps=steps), started, start.seconds)
+    blind = [replace(p, data=None, start=s.permutations, scores=s.scores) for p, s in zip(problems, gnn.solutions, strict=True)]
+    found |= {UNREFINED: gnn, BLIND: _together(Consensus(), blind, gnn.seconds)}
     if labels:
         order = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(FIRST_SEED))
         data = [(images.x[index], images.y[index]) for index in torch.split(order, 256)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from graphalign.errors import InvalidInput
 from graphalign.forward import Forward, prediction
 from graphalign.methods.descent import Descent, Pairs, Tensors, check_descent, start_scores
 from graphalign.methods.objectives import Disagreement, Predictions, class_axis, read_examples
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.synthetic import synthetic_batches
 
 Choice = Literal["auto", "classes", "values"]
 
@@ -26,6 +28,9 @@ class Consensus:
     on the way is the solution. Outputs that are values are compared by their mean squared difference instead. It starts
     from the scores of the method before it, if it has some, otherwise from its permutations. BatchNorm layers of the network between
     use the statistics of the batch.
+
+    Without data the inputs are made up: smooth noise and dead leaves for images, Gaussian vectors, uniform tokens. They serve less
+    than real ones, and BatchNorm layers keep the mixed running statistics, for those of made-up batches are far off.
 
     Attributes:
         predictions: "classes" for outputs that are logits, "values" for others; "auto" takes outputs for logits unless the loss of the
@@ -59,7 +64,7 @@ class Consensus:
         """The solution of one problem; its objective is the disagreement of the hard permutations at the midpoint.
 
         Raises:
-            InvalidInput: no data or nothing to start from, or predictions that are not finite.
+            InvalidInput: nothing to start from, or predictions that are not finite.
         """
         return self.solve([problem])[0]
 
@@ -67,21 +72,26 @@ class Consensus:
         """The solutions of problems of one architecture, all of which see the data of the first; the same as one by one.
 
         Raises:
-            InvalidInput: different architectures, no data or nothing to start from, or predictions that are not finite.
+            InvalidInput: different architectures, nothing to start from, or predictions that are not finite.
         """
         pairs = Pairs.of(problems)
         for problem in problems:
-            problem.require("consensus", "module", "data", "start")
-        first = problems[0]
+            problem.require("consensus", "module", "start")
+        first, sample = problems[0], next(iter(pairs.a.values()))[0]
         assert first.module is not None
-        assert first.data is not None
-        sample = next(iter(pairs.a.values()))[0]
         scores = start_scores(problems, sample, spread=self.spread, confidence=self.confidence)
-        examples = read_examples(sample, first.data, self.steps, self.examples)
-        between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
+        examples = self._examples(first, sample)
+        between, ends = Forward(first.module, batch_statistics=first.data is not None), Forward(first.module)
         objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
         descent = Descent("normalised", self.steps, self.rate, self.iterations, (0.4, 0.6), self.every, None, judged=4)
         return descent(pairs, scores, [problem.seed for problem in problems], objective)
+
+    def _examples(self, problem: Problem, sample: Tensor) -> list[list[Any]]:
+        if problem.data is not None:
+            return read_examples(sample, problem.data, self.steps, self.examples)
+        problem.require("consensus", "architecture")
+        assert problem.architecture is not None
+        return [list(synthetic_batches(problem.architecture, sample, self.examples, problem.seed))]
 
     def _kind(self, problem: Problem, ends: Forward, a: Tensors, batch: object) -> Predictions:
         if self.predictions != "auto":

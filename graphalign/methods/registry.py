@@ -51,7 +51,7 @@ METHODS: dict[str, Method] = {
         Activation, "correlation of activations, on data or on random inputs", "Li et al. 2016, arXiv 1511.07543", ("architecture",)
     ),
     "consensus": Method(
-        Consensus, "a few steps towards the averaged predictions, on unlabelled inputs", "this project", ("module", "data", "start"),
+        Consensus, "a few steps towards the averaged predictions, on unlabelled inputs", "this project", ("module", "start"),
         starts=True,
     ),
     "gnn": Method(GNN, "one pass of the aligner, no data", "this project; after Navon et al. 2024, arXiv 2310.13397", ("architecture",)),
