@@ -146,6 +146,9 @@ def permute_tensor(
 
 def gather_index(spec: NetworkSpec, layout: AxisLayout, element: Permutations) -> Tensor:
     """Index to gather an axis with: LongTensor of shape (layout.length,) on the CPU."""
+    whole = layout.whole
+    if whole is not None and whole.cell is not None and whole.repeat == 1 and len(element[whole.cell]) == whole.count:
+        return element[whole.cell].to("cpu", copy=True)
     index = torch.arange(layout.length)
     for cell in layout.cells:
         positions = torch.from_numpy(layout.positions(cell))

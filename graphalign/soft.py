@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphalign import group
+from graphalign.scaling import sinkhorn
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
 
 
@@ -27,18 +28,6 @@ class SoftPermutation(NamedTuple):
 
     matrix: Tensor
     inner: Tensor | None = None
-
-
-def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
-    """Doubly stochastic matrices from scores (..., U, U) by alternating normalisation in the log domain.
-
-    Rows and columns are normalised at once with half a step each, so that transposing the scores transposes the result
-    (Sinkhorn 1967; symmetric form: Knight, Ruiz and Ucar 2014).
-    """
-    log = scores
-    for _ in range(iterations):
-        log = log - 0.5 * (log.logsumexp(-1, keepdim=True) + log.logsumexp(-2, keepdim=True))
-    return log.exp()
 
 
 def soft_permutations(spec: NetworkSpec, scores: Mapping[str, Tensor], iterations: int) -> dict[str, SoftPermutation]:

@@ -93,6 +93,12 @@ class AxisLayout:
         """Names of the cells on this axis, in order of appearance."""
         return tuple(dict.fromkeys(s.cell for s in self.segments if s.cell is not None))
 
+    @property
+    def whole(self) -> Segment | None:
+        """The only segment, if the axis holds units of one cell in order from the first on, and nothing else."""
+        first = self.segments[0] if len(self.segments) == 1 else None
+        return first if first is not None and first.cell is not None and first.start == 0 else None
+
     def positions(self, cell: str) -> np.ndarray:
         """Indices at which each unit of `cell` sits, in increasing order; int64, shape (U, indices per unit)."""
         table = self._positions.get(cell)

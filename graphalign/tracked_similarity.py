@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphalign import group
+from graphalign.fixed_similarity import FixedSimilarity
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
 from graphalign.weight_costs import similarity, unit_rows
 
@@ -25,10 +26,15 @@ class TrackedSimilarity:
         a: weights of A.
         placed: weights of B in the slots of the current permutations; a copy.
         element: the current permutations.
+        fixed: what does not depend on them, shared with other starting points.
     """
 
-    def __init__(self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Mapping[str, Tensor],
+        fixed: FixedSimilarity | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.a = spec, a
+        self.fixed = fixed or FixedSimilarity(spec, a, b)
         self.element = {name: perm.to("cpu") for name, perm in start.items()}
         self.placed = {n: group.permute_tensor(spec, b[n], spec.axes_of_tensor[n], self.element) for n in a}
         self._stay = group.identity(spec)
@@ -46,7 +52,10 @@ class TrackedSimilarity:
         steady, unsteady = self._layouts[cell.name]
         kept = self._kept.get(cell.name)
         if kept is None:
-            kept = similarity(self.spec, cell, self.a, self.placed, steady)
+            fixed = self.fixed.layouts[cell.name]
+            kept = self.fixed.of(cell)[:, self.element[cell.name].to(next(iter(self.a.values())).device)]
+            if rest := [x for x in steady if x not in fixed]:
+                kept += similarity(self.spec, cell, self.a, self.placed, rest)
         else:
             for layout in steady:
                 change = self._change(cell, layout)
@@ -55,6 +64,16 @@ class TrackedSimilarity:
         self._kept[cell.name] = kept
         self._seen[cell.name] = {key: self._orders[key] for x in steady for key in self._others(x)}
         return kept + similarity(self.spec, cell, self.a, self.placed, unsteady) if unsteady else kept
+
+    @property
+    def clear(self) -> bool:
+        """Whether every unit of A is more like the unit of B in its slot than like any other, in every cell."""
+        for cell in self.spec.cells:
+            scores = self.of(cell)
+            own = scores.diagonal()[:, None]
+            if int((scores >= own).sum()) > cell.units:
+                return False
+        return True
 
     def moved(self, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of B that a step changes, as they would be after it: `step[cell][i]` is the slot whose unit goes to slot i."""

@@ -25,6 +25,8 @@ def unit_rows(layout: AxisLayout, tensor: Tensor, cell: Cell) -> Tensor:
     else:
         split = tensor.reshape(layout.groups, tensor.shape[0] // layout.groups, *tensor.shape[1:])
         rows = split.movedim(1, -1).movedim(layout.axis, 1).flatten(0, 1)
+    if layout.whole is not None and layout.whole.count == cell.units and layout.length == len(rows):
+        return rows.reshape(cell.units, -1)
     positions = layout.positions(cell.name)
     if positions.size == len(rows) and (positions.reshape(-1) == np.arange(len(rows))).all():
         return rows.reshape(positions.shape[0], -1)
@@ -98,11 +100,12 @@ def _is_comparable(spec: NetworkSpec, layout: AxisLayout) -> bool:
 
 
 def objective(names: tuple[str, ...], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Sum of <A, B> over the tensors named, in float64; larger means a smaller L2 distance."""
+    """Sum of <A, B> over the tensors named; larger means a smaller L2 distance."""
     return float(sum(_inner(a[n], b[n]) for n in names if n in a))
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
-    """<x, y> in float64, converted part by part."""
+    """<x, y>, part by part in single precision or better, and in float64 for the sum of the parts."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
     parts = zip(torch.split(x.reshape(-1), OBJECTIVE_PART), torch.split(y.reshape(-1), OBJECTIVE_PART), strict=True)
-    return torch.stack([torch.dot(p.double(), q.double()) for p, q in parts]).sum()
+    return torch.stack([torch.dot(p.to(dtype), q.to(dtype)) for p, q in parts]).double().sum()

@@ -25,7 +25,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
-    "assignment": ("assignment weight_costs tracked_similarity scaling soft", "errors spec"),
+    "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
     "encoder": ("encoder codes program", "errors spec graph"),
     "aligner": ("aligner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan", "errors spec assignment"),

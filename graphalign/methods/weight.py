@@ -18,6 +18,7 @@ from torch import Tensor
 from graphalign import group
 from graphalign.assignment import assign, assign_group
 from graphalign.errors import InvalidInput
+from graphalign.fixed_similarity import FixedSimilarity
 from graphalign.methods.problem import Problem, Solution
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
 from graphalign.tracked_similarity import TrackedSimilarity
@@ -33,8 +34,9 @@ Order = Literal["random", "forward", "backward", "alternate"]
 class Weight:
     """The best of several ascents by objective.
 
-    Without permutations to start from, the starts are the identity, as in the paper, and a forward pass that matches cells in the
-    order of the network, each on the weights whose other units are already matched. Random elements follow.
+    Without permutations to start from, the starts are a forward pass that matches cells in the order of the network, each on the
+    weights whose other units are already matched, and the identity, as in the paper. Random elements follow. The identity is left
+    out where the forward pass ends at a clear match: every unit is more like its partner than like any other unit.
 
     Attributes:
         restarts: number of random starting points besides the standard ones or the one given.
@@ -65,14 +67,18 @@ class Weight:
         spec = problem.spec
         a, b = _compared(problem, self.normalise)
         generator = torch.Generator().manual_seed(problem.seed)
-        starts = [problem.start] if problem.start is not None else [group.identity(spec), forward_matching(spec, a, b)]
+        fixed = FixedSimilarity(spec, a, b)
+        starts = [problem.start] if problem.start is not None else [forward_matching(spec, a, b, fixed), group.identity(spec)]
         starts += [group.random_element(spec, generator) for _ in range(self.restarts)]
-        best, values = ascend(spec, a, b, starts[0], generator, self.order)
-        for start in starts[1:]:
-            found, reached = ascend(spec, a, b, start, generator, self.order)
-            if reached[-1] > values[-1] + RELATIVE_TOLERANCE * abs(values[-1]):
-                best, values = found, reached
-        return Solution(best, objective=values[-1], losses=values[1:])
+        best = TrackedSimilarity(spec, a, b, starts[0], fixed)
+        values = climb(best, generator, self.order)
+        if self.restarts or not best.clear:
+            for start in starts[1:]:
+                tracked = TrackedSimilarity(spec, a, b, start, fixed)
+                reached = climb(tracked, generator, self.order)
+                if reached[-1] > values[-1] + RELATIVE_TOLERANCE * abs(values[-1]):
+                    best, values = tracked, reached
+        return Solution(best.element, objective=values[-1], losses=values[1:])
 
 
 def _compared(problem: Problem, normalise: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -104,8 +110,15 @@ def ascend(
         The permutations found, and the objective sum <A, pi(B)> of the start and after every sweep: it never falls, and is the sum
         of the gains, whose rounding adds up in single precision.
     """
-    names = tuple(a)
     tracked = TrackedSimilarity(spec, a, b, start)
+    values = climb(tracked, generator, order)
+    return tracked.element, values
+
+
+def climb(tracked: TrackedSimilarity, generator: torch.Generator, order: Order = "random") -> tuple[float, ...]:
+    """As `ascend`, from the permutations of a tracked similarity, which are moved; returns the objectives."""
+    spec, a = tracked.spec, tracked.a
+    names = tuple(a)
     groups = [_Group(spec, cells, a) for cells in spec.groups.values()]
     beside = [[j for j, other in enumerate(groups) if own.names & other.names and (i != j or own.again)]
               for i, own in enumerate(groups)]  # fmt: skip
@@ -125,7 +138,7 @@ def ascend(
         values.append(values[-1] + gained)
         if not pending:
             break
-    return tracked.element, tuple(values)
+    return tuple(values)
 
 
 def _order(order: Order, count: int, sweep: int, generator: torch.Generator) -> Sequence[int]:
@@ -188,13 +201,16 @@ def _inside_blocks(cell: Cell, scores: Tensor) -> Tensor:
     return group.join_blocks(rows, assign(diagonal))
 
 
-def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def forward_matching(
+    spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], fixed: FixedSimilarity | None = None
+) -> dict[str, Tensor]:
     """Permutations found in one pass from the inputs: each group on the axes whose other cells are already matched.
 
     Groups that no such axis reaches are matched on what does not depend on the order of the unknown units: their sorted
     weights.
     """
     element = group.identity(spec)
+    fixed = fixed or FixedSimilarity(spec, a, b)
     pending = dict(spec.groups)
     known: set[str] = set()
     while pending:
@@ -204,8 +220,12 @@ def forward_matching(spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str,
         scores = {}
         for cell in cells:
             layouts = _anchored(spec, cell, known, a)
-            axes = layouts or spec.axes_of_cell[cell.name]
-            scores[cell.name] = _partial_similarity(spec, cell, axes, a, b, element, ordered=bool(layouts))
+            if not layouts:
+                scores[cell.name] = _partial_similarity(spec, cell, spec.axes_of_cell[cell.name], a, b, element, ordered=False)
+            elif rest := [x for x in layouts if x not in fixed.layouts[cell.name]]:
+                scores[cell.name] = fixed.of(cell) + _partial_similarity(spec, cell, rest, a, b, element, ordered=True)
+            else:
+                scores[cell.name] = fixed.of(cell)
         element.update(assign_group(cells, scores))
         known.update(cell.name for cell in cells)
     return element
