@@ -3,8 +3,9 @@
 if __name__ != "graphalign.converters":
     raise ImportError("import graphalign.converters, not the top-level name 'converters'")
 
+from graphalign.inputs import Inputs
+
 from .chain import chain_network, chain_spec
-from .export import Inputs
 from .rules import Context, elementwise, register_rule
 from .trace import trace
 

@@ -31,7 +31,7 @@ from graphalign.methods.activation import Activation
 from graphalign.methods.consensus import Consensus
 from graphalign.methods.gnn import GNN
 from graphalign.methods.problem import Problem, Solution
-from graphalign.methods.sinkhorn import Sinkhorn
+from graphalign.methods.sinkhorn import Goal, Sinkhorn
 from graphalign.methods.weight import Weight
 from graphalign.pairwise import prepare_pair
 
@@ -44,10 +44,12 @@ FEW, MANY = "consensus, 5 steps, from activation matching", "consensus, 10 steps
 MORE = "consensus, 20 steps, from activation matching"
 GNN_REFINED = "consensus, 10 steps, from the untrained gnn"
 UNREFINED, BLIND = "untrained gnn, no data", "consensus, 10 steps, from the untrained gnn, no data"
+SETTINGS: tuple[tuple[Goal, float], ...] = (
+    ("random", 0.02), ("random", 0.05), ("random", 0.1), ("random", 0.3), ("midpoint", 0.05), ("midpoint", 0.1),
+)  # fmt: skip
 SINKHORN: dict[str, Sinkhorn] = {
-    f"Sinkhorn, {objective}, rate {rate}": Sinkhorn(objective, steps=300, rate=rate, patience=None)
-    for objective, rate in (("random", 0.02), ("random", 0.05), ("random", 0.1), ("random", 0.3), ("midpoint", 0.05), ("midpoint", 0.1))
-}  # type: ignore[arg-type]
+    f"Sinkhorn, {objective}, rate {rate}": Sinkhorn(objective, steps=300, rate=rate, patience=None) for objective, rate in SETTINGS
+}
 """From the identity, with the labels of the whole training set, 256 examples to a step."""
 
 
