@@ -38,7 +38,7 @@ def test_fresh_processes_measure_and_tables_hold_them() -> None:
 
 
 def test_a_failed_process_is_reported() -> None:
-    with pytest.raises(GraphAlignError, match=r"align small VGG nonsense failed: .*found method .nonsense"):
+    with pytest.raises(GraphAlignError, match=r"align small VGG nonsense failed: .*method: found .nonsense"):
         footprint.in_fresh_process(("align", "small VGG", "nonsense"), 1)
 
 
