@@ -38,10 +38,22 @@ class Forward:
         self._differentiated = False
 
     def __call__(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
-        """Outputs of the network with these tensors for the inputs of a batch."""
+        """Outputs of the network with these tensors for the inputs of a batch.
+
+        Raises:
+            InvalidInput: one value per channel, which has no variance, where the statistics are those of the batch.
+        """
         args, kwargs = arguments(batch)
         known = {n: t.detach() if n in self.buffers else t for n, t in tensors.items() if n in self.names}  # no derivative by statistics
-        return torch.func.functional_call(self.module, known, args, kwargs)
+        try:
+            return torch.func.functional_call(self.module, known, args, kwargs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InvalidInput(
+                "BatchNorm layers: found a batch with one value per channel, which has no variance; expected batches of two examples or "
+                "more; pass a DataLoader with drop_last=True"
+            ) from None
 
     def many(self, function: Callable[..., Any], *stacked: Any) -> Any:
         """`function` for every entry of the first axis of all arguments (tensors, or dicts and lists of them), stacked.
@@ -72,13 +84,16 @@ def _differentiate(result: Any, stacked: Any) -> None:
 
 
 def prediction(outputs: Any) -> Tensor:
-    """The tensor that a network predicts with: its output, `logits` if it has them, or its first floating-point tensor."""
-    if isinstance(outputs, Tensor):
-        return outputs
+    """The tensor that a network predicts with: its output, `logits` if it has them, or its first floating-point tensor.
+
+    Raises:
+        InvalidInput: no floating-point tensor, which alone has a derivative.
+    """
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if isinstance(logits, Tensor):
+    if isinstance(logits, Tensor) and logits.is_floating_point():
         return logits
     tensors = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
     if not tensors:
-        raise InvalidInput(f"the network returned {type(outputs).__name__} without a floating-point tensor, expected predictions")
+        found = f"a tensor of {outputs.dtype}" if isinstance(outputs, Tensor) else f"{type(outputs).__name__} without a floating-point tensor"
+        raise InvalidInput(f"the network returned {found}, expected predictions that have a derivative, such as logits")
     return tensors[0]

@@ -58,6 +58,11 @@ def inverse(element: Permutations) -> dict[str, Tensor]:
     return {name: torch.argsort(perm) for name, perm in element.items()}
 
 
+def same(first: Permutations, second: Permutations) -> bool:
+    """Whether two elements are the same: the same cells and the same permutation of each."""
+    return first.keys() == second.keys() and all(torch.equal(perm, second[name].to(perm.device)) for name, perm in first.items())
+
+
 def compose(first: Permutations, then: Permutations) -> dict[str, Tensor]:
     """The element that acts as `first` and afterwards as `then`: `first[then]` under the gather convention.
 

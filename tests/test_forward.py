@@ -86,3 +86,25 @@ def test_the_prediction_is_the_logits_or_the_first_floating_tensor() -> None:
     assert prediction((torch.zeros(2, dtype=torch.long), (y, x))) is y
     with pytest.raises(InvalidInput, match="the network returned tuple without a floating-point tensor, expected predictions"):
         prediction((1, torch.zeros(2, dtype=torch.long)))
+    with pytest.raises(InvalidInput, match=r"the network returned a tensor of torch\.int64, expected predictions that have a derivative"):
+        prediction(torch.zeros(2, dtype=torch.long))
+
+
+def test_the_mode_of_training_does_not_reach_the_network() -> None:
+    model = nn.Sequential(network(), nn.Dropout(0.5)).train()
+    torch.manual_seed(0)
+    assert torch.equal(Forward(model)({}, X), model.eval()(X))
+
+
+def test_statistics_have_no_derivative() -> None:
+    model = network(norm=nn.BatchNorm1d)
+    tensors = {n: t.clone().requires_grad_() for n, t in all_tensors(model).items() if t.is_floating_point()}
+    torch.autograd.backward(Forward(model)(tensors, X).sum())
+    assert {n for n, t in tensors.items() if t.grad is None} == {n for n in tensors if "running" in n}
+
+
+def test_batches_without_a_variance_are_refused() -> None:
+    model = network(norm=nn.BatchNorm1d)
+    with pytest.raises(InvalidInput, match="BatchNorm layers: found a batch with one value per channel.*pass a DataLoader with drop_last=True"):
+        Forward(model, batch_statistics=True)({}, X[:1])
+    assert torch.allclose(Forward(model)({}, X[:1]), model.eval()(X[:1]))

@@ -95,6 +95,14 @@ SPECS = {"plain": plain, "heads": heads, "rigid": rigid, "grouped": grouped}
 ORDERS = {"plain": 12, "heads": 32, "rigid": 6, "grouped": 32}
 
 
+def test_same_compares_cells_and_permutations() -> None:
+    element = group.random_element(plain(), torch.Generator().manual_seed(0))
+    assert group.same(element, {name: perm.clone() for name, perm in reversed(element.items())})
+    assert not group.same(element, {**element, "a": element["a"].roll(1)})
+    assert not group.same(element, {"a": element["a"]})
+    assert not group.same({"a": element["a"]}, element)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_group_laws_exhaustively(name: str) -> None:
     spec = SPECS[name]()

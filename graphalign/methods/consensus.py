@@ -34,7 +34,7 @@ class Consensus:
 
     Attributes:
         predictions: "classes" for outputs that are logits, "values" for others; "auto" takes outputs for logits unless the loss of the
-            problem is "mse" or there is only one.
+            problem is "mse", there is only one, or they have no axis of classes.
         steps: number of steps.
         rate: length of a step: the root mean square of the change of a cell's scores, momentum apart.
         iterations: of the Sinkhorn projection.
@@ -98,4 +98,4 @@ class Consensus:
             return self.predictions
         with torch.no_grad():
             outputs = prediction(ends({name: tensor[0] for name, tensor in a.items()}, batch))
-        return "values" if problem.loss == "mse" or outputs.shape[class_axis(outputs)] == 1 else "classes"
+        return "values" if problem.loss == "mse" or outputs.dim() < 2 or outputs.shape[class_axis(outputs)] == 1 else "classes"

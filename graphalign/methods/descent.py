@@ -41,7 +41,7 @@ class Pairs:
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Pairs:
-        """The pairs of several problems; half precision is computed in float32.
+        """The pairs of several problems on the device of the first A; in float64 if any network is, otherwise in float32.
 
         Raises:
             InvalidInput: no problem, or problems of different architectures.
@@ -51,14 +51,16 @@ class Pairs:
         spec = problems[0].spec
         if any(problem.spec != spec for problem in problems):
             raise InvalidInput("found pairs of different architectures, expected one; call once per architecture")
-        return cls(spec, *(stack([getattr(p, side) for p in problems], spec) for side in ("a", "b")))
+        found = [t for p in problems for t in (*p.a.values(), *p.b.values())]
+        dtype = torch.float64 if any(t.dtype == torch.float64 for t in found) else torch.float32
+        like = torch.zeros((), dtype=dtype, device=found[0].device)
+        return cls(spec, *(stack([getattr(p, side) for p in problems], spec, like) for side in ("a", "b")))
 
 
-def stack(states: Sequence[Tensors], spec: NetworkSpec) -> dict[str, Tensor]:
-    """Floating-point tensors of several networks by state-dict key, (P, ...), without aliases."""
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in states[0].values()) else torch.float32
+def stack(states: Sequence[Tensors], spec: NetworkSpec, like: Tensor) -> dict[str, Tensor]:
+    """Floating-point tensors of several networks by state-dict key, (P, ...), without aliases; dtype and device of `like`."""
     names = [n for n in spec.shapes if n in states[0] and states[0][n].is_floating_point()]
-    return {n: torch.stack([state[n].detach().to(dtype) for state in states]) for n in names}
+    return {n: torch.stack([state[n].detach().to(like) for state in states]) for n in names}
 
 
 class Objective(Protocol):
@@ -176,7 +178,7 @@ class _Best:
         detached = {name: s.detach() for name, s in scores.items()}
         count = len(next(iter(detached.values())))
         found = [assign_spec(self.pairs.spec, {n: s[i] for n, s in detached.items()}) for i in range(count)]
-        if self.elements and all(_equal(new, old) for new, old in zip(found, self.elements, strict=True)):
+        if self.elements and all(group.same(new, old) for new, old in zip(found, self.elements, strict=True)):
             return False
         values = self._judge(found)
         if not self.elements:
@@ -195,10 +197,6 @@ class _Best:
         with torch.no_grad():
             values = torch.stack([self.objective(pairs.a, moved, middle, batch) for batch in range(self.batches)])
         return [float(value) for value in values.double().mean(0)]
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(perm, other[name]) for name, perm in one.items())
 
 
 def _backward(value: Tensor) -> None:
@@ -238,13 +236,13 @@ def start_scores(
         spread: scores of an earlier method are scaled to this standard deviation, per cell; None ignores them.
         confidence: a permutation becomes a matrix c at its entries and 0 elsewhere, c such that a row of its softmax gives the unit
             chosen this share: c = log(confidence (U - 1) / (1 - confidence)). Without a factor that grows with the width U a start
-            is lost in the first Sinkhorn projection. None means c = 1, as published. Problems without a start begin at the
+            is lost in the first Sinkhorn projection; below 1/2 (two units) it would be lost at once. None means c = 1, as published. Problems without a start begin at the
             identity with c = 1.
     """
     spec = problems[0].spec
     rows: list[dict[str, Tensor]] = []
     for problem in problems:
-        if spread is not None and problem.scores is not None:
+        if spread is not None and problem.scores:
             rows.append({n: spread * s.to(like) / s.std().clamp(min=1e-12).to(like) for n, s in problem.scores.items()})
             continue
         element = group.identity(spec) if problem.start is None else problem.start
@@ -255,7 +253,7 @@ def start_scores(
 
 
 def _certainty(units: int, share: float | None) -> float:
-    return 1.0 if share is None else math.log(max(units - 1, 1) * share / (1.0 - share))
+    return 1.0 if share is None else max(math.log(max(units - 1, 1) * share / (1.0 - share)), 0.5)
 
 
 def check_descent(

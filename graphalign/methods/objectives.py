@@ -104,7 +104,8 @@ class Disagreement:
 
     def _distance(self, outputs: Tensor, target: Tensor) -> Tensor:
         if self.kind == "values":
-            return (outputs - target).square().mean() / target.var().clamp(min=torch.finfo(target.dtype).tiny)
+            size = target.var() if target.numel() > 1 else target.square().mean()  # one number has no variance
+            return (outputs - target).square().mean() / size.clamp(min=torch.finfo(target.dtype).tiny)
         axis = class_axis(outputs)
         return (torch.xlogy(target, target) - target * F.log_softmax(outputs, axis)).sum(axis).mean()
 

@@ -98,7 +98,7 @@ class StraightThrough:
             element = ascend(problem.spec, learned, middle.compared, element, generator)[0]
             optimiser.zero_grad(set_to_none=True)
             losses.append(middle.backward(free, element, seen[step % len(seen)]))
-            if (step % self.every == 0 or step + 1 == self.steps) and not _equal(element, judged):
+            if (step % self.every == 0 or step + 1 == self.steps) and not group.same(element, judged):
                 judged, value = element, middle.hard_loss(element, held_out)
                 if value < least:
                     best, least = element, value
@@ -166,7 +166,3 @@ class _Midpoint:
         moved = self.moved(element)
         with torch.no_grad():
             return sum(float(self.loss(moved, batch)) for batch in batches) / len(batches)
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(perm, other[name]) for name, perm in one.items())

@@ -96,6 +96,33 @@ def test_values_and_classes_are_told_apart(loss: str, outputs: int, kind: Any) -
     assert Consensus(predictions=other)(problem).losses != named.losses
 
 
+class Scalar(nn.Module):
+    """Predicts one number per example, without an axis of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y.squeeze(-1)
+
+
+def test_predictions_without_an_axis_of_classes_are_values() -> None:
+    torch.manual_seed(0)
+    pair = prepare_pair(Scalar(), Scalar(), torch.zeros(2, 6))
+    for data in (UNLABELLED, [x[:1] for x in UNLABELLED]):  # one number alone has no variance either
+        problem = replace(pair.problem(data=data), start=group.identity(pair.spec))
+        found = Consensus(examples=1000)(problem)
+        assert found.losses == Consensus(examples=1000, predictions="values")(problem).losses
+        assert all(torch.isfinite(torch.tensor(found.losses)))
+
+
+def test_empty_scores_are_no_scores(problem: Problem) -> None:
+    start = replace(problem, start=group.identity(problem.spec))
+    assert Consensus()(replace(start, scores={})).losses == Consensus()(start).losses
+
+
 def test_many_pairs_at_once_end_where_each_ends_alone() -> None:
     problems = []
     for k in range(3):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import InvalidInput, align, group
+from graphalign.assignment import assign_spec
 from graphalign.methods import Problem
 from graphalign.methods.descent import Pairs, start_scores
 from graphalign.methods.sinkhorn import Sinkhorn
@@ -100,6 +101,27 @@ def test_trap_a_warm_start_survives_the_first_projection() -> None:
         assert torch.allclose(chosen, torch.full((units,), share), atol=1e-3)
     published = start_scores([pair.problem()], like, confidence=0.9)[cell.name][0]
     assert float(sinkhorn(published, 20).diagonal().mean()) < 0.02
+
+
+@pytest.mark.parametrize("units", [2, 3, 50])
+def test_trap_a_start_is_not_lost_in_narrow_cells(units: int) -> None:
+    """log(confidence (U - 1) / (1 - confidence)) is 0 for two units and a half: no start at all."""
+    pair = prepare_pair(mlp(0, units), mlp(1, units), torch.zeros(1, 6))
+    for start in (group.identity(pair.spec), {c.name: torch.arange(units).roll(1) for c in pair.spec.cells}):
+        scores = start_scores([pair.problem(start=start)], torch.zeros(()), confidence=0.5)
+        assert group.same(assign_spec(pair.spec, {n: s[0] for n, s in scores.items()}), start)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float16), (torch.bfloat16, torch.float16)])
+def test_networks_of_two_precisions_are_computed_in_the_higher(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    a, b = (mlp(k).to(dtype) for k, dtype in enumerate(dtypes))
+    problem = prepare_pair(a, b, torch.zeros(1, 6, dtype=dtypes[0])).problem(data=task())
+    pairs = Pairs.of([problem])
+    expected = torch.float64 if torch.float64 in dtypes else torch.float32
+    assert {t.dtype for side in (pairs.a, pairs.b) for t in side.values()} == {expected}
+    for objective in ("random", "l2"):
+        found = Sinkhorn(objective, steps=2, examples=64)(problem)  # type: ignore[arg-type]
+        group.check_element(problem.spec, found.permutations)
 
 
 def test_starts_are_kept_where_nothing_is_better(problem: Problem) -> None:
