@@ -103,8 +103,10 @@ def solve(problems: Sequence[Problem], images: Images, labels: bool) -> dict[str
         pairs = zip(problems, start.solutions, strict=True)
         started = [replace(p, start=s.permutations, scores=s.scores) for p, s in pairs]
         found[name] = _together(Consensus(steps=steps), started, start.seconds)
-    blind = [replace(p, data=None, start=s.permutations, scores=s.scores) for p, s in zip(problems, gnn.solutions, strict=True)]
-    found |= {UNREFINED: gnn, BLIND: _together(Consensus(), blind, gnn.seconds)}
+    found[UNREFINED] = gnn
+    if not any(isinstance(module, nn.BatchNorm2d) for module in problems[0].module.modules()):  # type: ignore[union-attr]
+        blind = [replace(p, data=None, start=s.permutations, scores=s.scores) for p, s in zip(problems, gnn.solutions, strict=True)]
+        found[BLIND] = _together(Consensus(), blind, gnn.seconds)
     if labels:
         order = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(FIRST_SEED))
         data = [(images.x[index], images.y[index]) for index in torch.split(order, 256)]
@@ -127,6 +129,7 @@ def _together(solver: Any, problems: Sequence[Problem], before: float) -> Found:
 
 def measure(name: str, case: Case, images: Images, cache: Path | None, quick: bool = False) -> dict[str, Any]:
     """Accuracies, barriers and seconds of all methods on the pairs of one architecture."""
+    where = environment()  # of the code as it was loaded
     recipe = replace(RECIPES[name], images=2000, epochs=1) if quick else RECIPES[name]
     pairs = 1 if quick else case.pairs
     networks = [[trained(name, recipe, images, FIRST_SEED + 2 * p + k, cache) for k in (0, 1)] for p in range(pairs)]
@@ -147,7 +150,7 @@ def measure(name: str, case: Case, images: Images, cache: Path | None, quick: bo
     return {
         "architecture": name, "data": images.name, "images": recipe.images, "epochs": recipe.epochs, "accuracies": accuracies,
         "test_images": sum(len(y) for _, y in test), "reset_images": case.reset_images, "goal": case.goal, "methods": methods,
-        "environment": environment(),
+        "environment": where,
     }  # fmt: skip
 
 
