@@ -9,6 +9,7 @@ from torch import Tensor
 from graphalign import group
 from graphalign.assignment import assign_spec
 from graphalign.soft import SoftPermutation, apply_soft, from_matrix, matrices_of, sinkhorn, soft_permutations
+from graphalign.spec import AxisLayout, Cell, NetworkSpec, Segment
 from tests.networks import FAMILIES
 from tests.traced import Runner, cast, other_state, traced
 
@@ -110,3 +111,52 @@ def test_many_networks_are_mixed_at_once(name: str) -> None:
     )
     for key, tensor in both.items():
         assert torch.allclose(tensor, torch.stack([s[key] for s in singly]), atol=1e-12)
+
+
+# -- specs written by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_mixed_by_all_cells_of_their_group() -> None:
+    """The scores of one cell say nothing: it follows the blocks of the other."""
+    spec = NetworkSpec(
+        (Cell("q", 2, 2, "h"), Cell("v", 2, 2, "h")),
+        (AxisLayout("q.weight", 0, (Segment("q", 0, 4),)), AxisLayout("v.weight", 0, (Segment("v", 0, 4),))),
+        {"q.weight": (4, 1), "v.weight": (4, 1)},
+    )
+    swapped = 50.0 * torch.eye(4)[[2, 3, 0, 1]]
+    for scores in ({"q": torch.zeros(4, 4), "v": swapped}, {"q": swapped, "v": torch.zeros(4, 4)}):
+        for soft in soft_permutations(spec, scores, 50).values():
+            assert torch.allclose(soft.matrix[:2, 2:].sum(1), torch.ones(2), atol=1e-4)
+
+
+def test_the_order_inside_rigid_blocks_is_not_mixed() -> None:
+    layouts = (AxisLayout("r.weight", 0, (Segment("r", 0, 6),)),)
+    spec = NetworkSpec((Cell("r", 2, 3, "h", rigid=True),), layouts, {"r.weight": (6, 1)})
+    scores = {"r": torch.randn(6, 6, generator=torch.Generator().manual_seed(0))}
+    soft = soft_permutations(spec, scores, 50)["r"]
+    blocks = soft.matrix.reshape(3, 2, 3, 2).transpose(1, 2)
+    assert torch.equal(blocks, blocks[..., :1, :1] * torch.eye(2))
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_inputs_of_a_group_may_hold_a_unit_more_than_once(blocks: int) -> None:
+    """Position k of a unit goes to position k of another, never to the unit's next position."""
+    if blocks == 2:
+        cells = (Cell("in", 2, 2, "h"), Cell("out", 3, 2, "h"))
+        inputs, rows = (Segment("in", 0, 4, 2),), (AxisLayout("conv.weight", 0, (Segment("out", 0, 6),)),)
+    else:
+        cells = (Cell("in", 2),)
+        inputs, rows = (Segment("in", 0, 2, 2), Segment(None, 0, 4)), ()
+    spec = NetworkSpec(cells, (*rows, AxisLayout("conv.weight", 1, inputs, groups=2)), {"conv.weight": (6, 4)})
+    state = {"conv.weight": torch.randn(6, 4, generator=torch.Generator().manual_seed(0))}
+    for seed in range(4):
+        element = group.random_element(spec, torch.Generator().manual_seed(seed))
+        matrices = matrices_of(spec, element, torch.zeros(()))
+        found = apply_soft(spec, state, {c.name: from_matrix(c, matrices[c.name]) for c in spec.cells})
+        assert torch.equal(found["conv.weight"], group.apply_to_state(spec, element, state)["conv.weight"])
+
+
+def test_integer_tensors_are_passed_on() -> None:
+    spec = NetworkSpec((Cell("a", 3),), (AxisLayout("index", 0, (Segment("a", 0, 3),)),), {"index": (3,)})
+    state = {"index": torch.arange(3)}
+    assert apply_soft(spec, state, {"a": SoftPermutation(torch.full((3, 3), 1 / 3))})["index"] is state["index"]

@@ -118,6 +118,31 @@ def test_predictions_without_an_axis_of_classes_are_values() -> None:
         assert all(torch.isfinite(torch.tensor(found.losses)))
 
 
+def test_lambda_stays_near_one_half(problem: Problem) -> None:
+    """Networks near A say nothing: on the same examples and almost without moving, losses change, but little."""
+    start = replace(problem, start=group.identity(problem.spec))
+    losses = Consensus(steps=20, rate=1e-7, confidence=0.99, examples=1000)(start).losses
+    assert 0.01 < 1 - min(losses) / max(losses) < 0.5
+
+
+def test_settings_of_the_start_are_used(problem: Problem) -> None:
+    start = replace(problem, start=group.identity(problem.spec))
+    assert Consensus(confidence=0.9)(start).losses != Consensus()(start).losses
+    scored = replace(start, scores={c.name: torch.eye(c.units) for c in problem.spec.cells})
+    assert Consensus(confidence=0.9)(scored).losses == Consensus()(scored).losses
+    assert Consensus(spread=1.0)(scored).losses != Consensus()(scored).losses
+
+
+def test_trap_batch_norm_of_the_two_networks_keeps_its_running_statistics() -> None:
+    """Only the network between uses the batch: other statistics of A are other predictions to agree with."""
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+    pair = prepare_pair(a, b, torch.zeros(2, 6))
+    shifted = {n: t + 1.0 if n.endswith("running_mean") else t for n, t in pair.a.items()}
+    found = [Consensus(steps=1)(replace(p.problem(data=UNLABELLED), start=group.identity(p.spec))) for p in (pair, replace(pair, a=shifted))]
+    assert found[0].losses != pytest.approx(found[1].losses, rel=1e-2)
+
+
 def test_empty_scores_are_no_scores(problem: Problem) -> None:
     start = replace(problem, start=group.identity(problem.spec))
     assert Consensus()(replace(start, scores={})).losses == Consensus()(start).losses

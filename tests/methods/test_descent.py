@@ -11,9 +11,11 @@ from torch import Tensor
 
 from graphalign import group
 from graphalign.methods.descent import Descent, Pairs, Tensors, between, start_scores
-from graphalign.methods.problem import Solution
+from graphalign.methods.problem import Problem, Solution
 from graphalign.pairwise import prepare_pair
+from graphalign.soft import soft_permutations
 from tests.methods.test_sinkhorn import mlp
+from tests.traced import traced
 
 STEPS = Descent("normalised", steps=6, rate=5.0, iterations=10, interval=(0.2, 0.4), every=1, patience=None, judged=2)
 
@@ -65,7 +67,7 @@ def test_steps_take_the_batches_in_turn_and_lambdas_from_the_interval(pairs: Pai
     run(pairs, objective)
     assert [batch for batch, _ in objective.steps] == [0, 1, 2, 0, 1, 2]
     lambdas = torch.stack([lam for _, lam in objective.steps])
-    assert bool((lambdas >= 0.2).all()) and bool((lambdas <= 0.4).all())
+    assert bool(((lambdas >= 0.2) & (lambdas <= 0.4)).all())
     assert len(lambdas.unique()) == lambdas.numel()
 
 
@@ -115,6 +117,16 @@ def test_steps_add_up_with_momentum_one_half(pairs: Pairs) -> None:
     for name, start in scores(pairs).items():
         change = solution.scores[name] - start[0]
         assert float(change.square().mean().sqrt()) == pytest.approx(2.5e-3, rel=0.02)
+
+
+def test_the_confidence_of_a_start_is_that_among_the_units_of_a_block() -> None:
+    network = traced("resnext")
+    problem = Problem(network.spec, network.state, network.state, start=group.identity(network.spec))
+    scores = start_scores([problem], torch.zeros(()), confidence=0.8)
+    (cell, *_) = (c for c in network.spec.cells if c.blocks > 1 and c.size > 2)
+    inner = soft_permutations(network.spec, {n: s[0] for n, s in scores.items()}, 50)[cell.name].inner
+    assert inner is not None
+    assert float(inner[0, 0].diagonal().mean()) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_a_start_without_permutations_is_as_published_and_scores_are_scaled_cell_by_cell() -> None:

@@ -124,6 +124,13 @@ def test_networks_of_two_precisions_are_computed_in_the_higher(dtypes: tuple[tor
         group.check_element(problem.spec, found.permutations)
 
 
+def test_lambda_is_drawn_or_one_half(problem: Problem) -> None:
+    """On the same examples in every step and almost without moving, the loss changes only if lambda does."""
+    for objective, wide in (("random", True), ("midpoint", False)):
+        losses = Sinkhorn(objective, steps=8, rate=1e-7, examples=1000)(problem).losses  # type: ignore[arg-type]
+        assert (max(losses) - min(losses) > 0.1 * max(losses)) == wide
+
+
 def test_starts_are_kept_where_nothing_is_better(problem: Problem) -> None:
     """From permutations that are best already, only better ones are returned."""
     best = Sinkhorn("midpoint", steps=60, examples=1000)(problem)
