@@ -9,25 +9,16 @@ from pathlib import Path
 from typing import TypeVar, overload
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from graphalign import group
 from graphalign.errors import CorruptFile, InvalidInput
-from graphalign.files import load_state, save_state
+from graphalign.files import load_state, read_metadata, save_state
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import spec_from_dict, spec_to_dict
 
 Module = TypeVar("Module", bound=nn.Module)
 FORMAT = "graphalign-alignment-1"
-
-
-def _metadata(path: str | Path) -> dict[str, str]:
-    """Metadata of a .safetensors file, empty for other files."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safe_open(str(path), framework="pt") as file:
-        return dict(file.metadata() or {})
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ class Alignment:
             CorruptFile: not such a file, or a damaged one.
         """
         tensors = load_state(path)
-        metadata = _metadata(path)
+        metadata = read_metadata(path)
         if metadata.get("format") != FORMAT:
             raise CorruptFile(
                 f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}; pass a file that Alignment.save wrote"

@@ -271,3 +271,11 @@ def _weight_problem(key: str, tensor: Tensor) -> str:
     nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
     found = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
     return f"has {' and '.join(found)} of {tensor.numel()} entries" if found else ""
+
+
+def read_metadata(path: AnyPath) -> dict[str, str]:
+    """Metadata of a .safetensors file, empty for other files."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(str(path), framework="pt") as file:
+        return dict(file.metadata() or {})

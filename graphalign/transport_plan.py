@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import group
-from graphalign.alignment import Alignment, _metadata
+from graphalign.alignment import Alignment
 from graphalign.correspondence import correspond
 from graphalign.errors import CorruptFile, InvalidInput, SpecMismatch
-from graphalign.files import load_state, save_state
+from graphalign.files import load_state, read_metadata, save_state
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal, spec_from_dict, spec_to_dict
 from graphalign.tensors import copy_into
@@ -213,7 +213,7 @@ class TransportPlan:
             CorruptFile: not such a file, or a damaged one.
         """
         plans = load_state(path)
-        metadata = _metadata(path)
+        metadata = read_metadata(path)
         if metadata.get("format") != FORMAT:
             raise CorruptFile(
                 f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}; pass a file that TransportPlan.save wrote"
