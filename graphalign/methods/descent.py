@@ -143,8 +143,8 @@ class Descent:
                     break
         curves = torch.stack(losses, 1).tolist() if losses else [[] for _ in seeds]
         return [
-            Solution(element, {n: s.detach()[i] for n, s in leaves.items()}, value, tuple(curve))
-            for i, (element, value, curve) in enumerate(zip(best.elements, best.values, curves, strict=True))
+            Solution(element, scores, value, tuple(curve))
+            for element, scores, value, curve in zip(best.elements, best.scores, best.values, curves, strict=True)
         ]
 
     def _optimiser(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
@@ -171,22 +171,26 @@ class _Best:
     def __init__(self, pairs: Pairs, objective: Objective, batches: int) -> None:
         self.pairs, self.objective, self.batches = pairs, objective, batches
         self.elements: list[dict[str, Tensor]] = []
+        self.scores: list[dict[str, Tensor]] = []
         self.values: list[float] = []
 
     def update(self, scores: Mapping[str, Tensor]) -> bool:
         """Judges the assignment of the scores; whether any pair improved."""
         detached = {name: s.detach() for name, s in scores.items()}
-        count = len(next(iter(detached.values())))
-        found = [assign_spec(self.pairs.spec, {n: s[i] for n, s in detached.items()}) for i in range(count)]
-        if self.elements and all(group.same(new, old) for new, old in zip(found, self.elements, strict=True)):
+        each = [{n: s[i].clone() for n, s in detached.items()} for i in range(len(next(iter(detached.values()))))]
+        found = [assign_spec(self.pairs.spec, scores) for scores in each]
+        kept = [i for i, old in enumerate(self.elements) if group.same(found[i], old)]
+        for i in kept:
+            self.scores[i] = each[i]
+        if len(kept) == len(found):
             return False
         values = self._judge(found)
         if not self.elements:
-            self.elements, self.values = found, values
+            self.elements, self.scores, self.values = found, each, values
             return True
-        better = [i for i, value in enumerate(values) if value < self.values[i]]
+        better = [i for i, value in enumerate(values) if value < self.values[i] or math.isnan(self.values[i])]
         for i in better:
-            self.elements[i], self.values[i] = found[i], values[i]
+            self.elements[i], self.scores[i], self.values[i] = found[i], each[i], values[i]
         return bool(better)
 
     def _judge(self, elements: Sequence[Mapping[str, Tensor]]) -> list[float]:

@@ -173,6 +173,13 @@ def test_trap_batch_norm_is_not_run_on_mixed_running_statistics() -> None:
     assert found.losses == pytest.approx(again.losses, rel=1e-6)
 
 
+def test_scores_are_those_of_the_permutations_returned(problem: Problem) -> None:
+    """So that a method that starts from the scores starts from the result, however wild the last steps were."""
+    found = Sinkhorn("midpoint", steps=15, rate=5.0, every=1, examples=1000)(problem)
+    assert found.scores is not None
+    assert group.same(assign_spec(problem.spec, found.scores), found.permutations)
+
+
 def test_inputs_are_left_as_they_are(problem: Problem) -> None:
     before = {n: t.clone() for n, t in {**problem.a, **{f"b.{n}": t for n, t in problem.b.items()}}.items()}
     Sinkhorn(steps=3)(problem)
