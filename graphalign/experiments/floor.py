@@ -8,11 +8,10 @@ images. Networks are kept in the cache folder as they are trained, so that a run
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from graphalign import group
 from graphalign.connectivity import barrier
 from graphalign.evaluation import evaluate
 from graphalign.experiments import population
-from graphalign.experiments.population import Images, Recipe, read_images, trained
-from graphalign.experiments.results import Table, environment, publish
+from graphalign.experiments.experiment import PairExperiment
+from graphalign.experiments.population import Images, Recipe, trained
+from graphalign.experiments.results import Table
 from graphalign.methods.gnn import GNN
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
@@ -30,10 +30,9 @@ from graphalign.methods.weight import Weight
 from graphalign.pairwise import prepare_pair
 
 FIRST_SEED = 5000
-"""Network k of pair p has seed FIRST_SEED + 2 p + k, whatever its architecture; no other experiment uses these."""
+"""Network k of pair p has seed FIRST_SEED + 2 p + k, whatever its architecture; none is used in development."""
 PUBLISHED = "weight matching, published"
 POINTS = 25
-
 
 RECIPES: dict[str, Recipe] = {name: population.RECIPES[name] for name in ("mlp-64-64-64", "mlp-48x5", "cnn-16-32-24")}
 
@@ -110,46 +109,10 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     return [Table("Loss barriers between independently trained networks", columns, rows, notes)]
 
 
-def run(recipes: Mapping[str, Recipe], images: Images, pairs: int, cache: Path | None, command: str) -> dict[str, Any]:
-    """The results of all architectures."""
-    where = environment()  # of the code as it was loaded
-    rows = [measure(name, recipe, images, pairs, cache) for name, recipe in recipes.items()]
-    return {
-        "title": "The untrained aligner against weight matching",
-        "command": command,
-        "seed": FIRST_SEED,
-        "environment": where,
-        "data": images.name,
-        "test_images": sum(len(y) for _, y in images.test),
-        "rows": rows,
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m graphalign.experiments.floor", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", metavar="ROOT", help="folder with fashion_mnist.npz; GRAPHALIGN_DATA if absent")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where trained networks are kept, and found by later runs")
-    parser.add_argument("--archs", nargs="+", choices=tuple(RECIPES), default=list(RECIPES), help="networks; all if absent")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of networks per architecture, at least 1 (default 6)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where floor.json and floor.md go (default docs/results)")
-    parser.add_argument("--quick", action="store_true", help="one pair on 2,000 images for one epoch; writes only to --out")
-    options = parser.parse_args(arguments)
-    if options.pairs < 1:
-        parser.error(f"--pairs: found {options.pairs}, expected at least 1")
-    images = read_images(options.data)
-    recipes = {name: RECIPES[name] for name in options.archs}
-    if options.quick:
-        recipes = {name: replace(recipe, images=2000, epochs=1) for name, recipe in recipes.items()}
-    command = f"python -m graphalign.experiments.floor --archs {' '.join(recipes)} --pairs {options.pairs} --data ROOT"
-    results = run(recipes, images, 1 if options.quick else options.pairs, options.cache, command + " --quick" * options.quick)
-    for table in tables(results):
-        print(table)
-    out = options.out or (None if options.quick else Path("docs/results"))
-    if out:
-        publish(out, "floor", results, tables(results))
-        print(f"written: {out / 'floor.json'}, {out / 'floor.md'}", file=sys.stderr)
+EXPERIMENT = PairExperiment(
+    "floor", "The untrained aligner against weight matching", __doc__.splitlines()[0], FIRST_SEED, RECIPES, 6, measure, tables
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    EXPERIMENT.main()

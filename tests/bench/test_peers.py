@@ -63,8 +63,10 @@ def test_two_packages_in_one_folder_are_not_both_there(tmp_path: Path) -> None:
 def test_peers_that_are_there_are_not_installed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PEERS:
         pretend(tmp_path, name, "0.0.1")
-    monkeypatch.setattr(subprocess, "run", None)
+    before = sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*"))
+    monkeypatch.setattr(subprocess, "run", None)  # a call of pip would fail
     install_peers(tmp_path)
+    assert sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*")) == before
 
 
 def test_what_pip_says_when_it_fails_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def digit_images() -> Images:
 
 
 def test_digits_give_a_complete_table(tmp_path: Path) -> None:
-    results = floor.run(RECIPES, digit_images(), 2, tmp_path / "cache", "command")
+    results = floor.EXPERIMENT.run(RECIPES, digit_images(), 2, tmp_path / "cache", "command")
     assert [row["architecture"] for row in results["rows"]] == list(RECIPES)
     for row in results["rows"]:
         assert len(row["accuracies"]) == 4
@@ -62,18 +62,18 @@ def test_networks_come_from_the_cache_again(tmp_path: Path) -> None:
 def test_a_missing_data_root_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(data.ROOT, raising=False)
     with pytest.raises(data.GraphAlignError, match="GRAPHALIGN_DATA"):
-        floor.main(["--quick"])
+        floor.EXPERIMENT.main(["--quick"])
 
 
 def test_pairs_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        floor.main(["--pairs", "0"])
+        floor.EXPERIMENT.main(["--pairs", "0"])
     assert "--pairs: found 0, expected at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not ROOT, reason=f"{data.ROOT} is not set: no fashion_mnist.npz")
 def test_quick_run_on_fashion_mnist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    floor.main(["--quick", "--archs", "mlp-64-64-64", "--out", str(tmp_path), "--cache", str(tmp_path / "cache")])
+    floor.EXPERIMENT.main(["--quick", "--archs", "mlp-64-64-64", "--out", str(tmp_path), "--cache", str(tmp_path / "cache")])
     assert "| mlp-64-64-64 |" in capsys.readouterr().out
     assert (tmp_path / "floor.json").is_file()
     assert "gnn, untrained" in (tmp_path / "floor.md").read_text()
