@@ -39,7 +39,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "averaging moments repairable corrections repairing merging federated", "errors spec alignment evaluation methods align",
     ),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
-    "data": ("data", "errors"),
+    "data": ("data.*", "errors"),
     "configs": ("configs.*", ""),
     "experiments": (
         "experiments.*",
