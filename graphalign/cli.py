@@ -116,6 +116,54 @@ def bench(
         typer.echo(f"written: {folder / f'bench_{suite}.json'}, {folder / f'bench_{suite}.md'}", err=True)
 
 
+def _part(text: str) -> tuple[int, int]:
+    first, slash, last = text.partition("/")
+    if not slash or not first.isdecimal() or not last.isdecimal():
+        raise typer.BadParameter(f"found {text!r}, expected i/n such as 1/2")
+    return int(first), int(last)
+
+
+@app.command()
+def zoo(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the configuration, such as sections.train_mlp.designs=8.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="A configuration of graphalign/configs/zoo, or the path of a .yaml file.")] = "digits",
+    out: Annotated[Path | None, typer.Option(help="Folder for the networks; that of the configuration if absent.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="GRAPHALIGN_DATA", help="Folder with image data sets; the digits need none.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Generate this section alone.")] = None,
+    part: Annotated[str, typer.Option(help="i/n: generate every n-th group, for n processes that share the folder.")] = "1/1",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is one and this is absent.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; small networks gain more from a second process, see --part.")] = 1,
+) -> None:
+    """Train a population of networks, or what a stopped run has left of it."""
+    chosen = _part(part)
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from graphalign.configuration import compose
+    from graphalign.experiments.results import output_folder
+    from graphalign.zoo.population import generate
+    from graphalign.zoo.sections import read_sections
+
+    content = compose("zoo", config, overrides or ())
+    sections = read_sections(content.get("sections") or {})
+    folder = output_folder(out or content.get("folder") or "zoo")
+    torch.set_num_threads(threads)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+        groups = generate(
+            sections, folder, root=data, only=only, part=chosen, device=device,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )  # fmt: skip
+    networks = sum(len(group.seeds) for group in groups)
+    typer.echo(f"{networks} networks in {len(groups)} groups: {folder / 'manifest.json'}")
+
+
 def main() -> None:
     """Runs the command line; errors of the user go to stderr in one message, with exit code 1."""
     try:

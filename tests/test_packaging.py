@@ -41,16 +41,17 @@ ARROWS: dict[str, tuple[str, str]] = {
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data.*", "errors"),
     "configs": ("configs.*", ""),
+    "zoo": ("zoo.*", "errors spec data"),
     "experiments": (
         "experiments.*",
-        "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity merging data",
+        "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity merging data zoo",
     ),
     "demo": (
         "demo demo_networks demo_report",
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
-    "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments"),
-    "cli": ("cli", "errors demo experiments bench"),
+    "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments zoo"),
+    "cli": ("cli configuration", "errors configs zoo demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""

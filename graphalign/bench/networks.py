@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from graphalign.experiments.networks import cnn, residual_mlp, resnet
+from graphalign.experiments.networks import residual_mlp
+from graphalign.zoo.networks import cnn, resnet
 
 Built = tuple[nn.Module, Tensor]
 """A network in eval mode, and inputs for it."""

@@ -25,13 +25,13 @@ from torch import nn
 from graphalign.connectivity import interpolate
 from graphalign.converters.trace import trace_architecture
 from graphalign.evaluation import Loader, evaluate
-from graphalign.experiments.networks import mlp
 from graphalign.experiments.population import Images, Recipe, read_images, trained
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import keep_initialisation
 from graphalign.group import all_tensors
 from graphalign.methods.transport import Transport
 from graphalign.repairing import repair
+from graphalign.zoo.networks import mlp
 
 FIRST_SEED = 11000
 """The small network of pair p has seed FIRST_SEED + 2 p, the large one the next; no other experiment uses these."""

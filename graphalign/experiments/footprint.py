@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from graphalign import group
 from graphalign.converters.trace import trace_architecture
 from graphalign.errors import GraphAlignError, InvalidInput
-from graphalign.experiments.networks import VGG16, images, mlp, resnet, vgg
+from graphalign.experiments.networks import VGG16, images
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import initialise
 from graphalign.pairwise import align
+from graphalign.zoo.networks import mlp, resnet, vgg
 
 SEED = 9000
 MIB = 2**20

@@ -28,7 +28,6 @@ from graphalign.averaging import average
 from graphalign.converters.trace import trace_architecture
 from graphalign.evaluation import Loader, Score, evaluate
 from graphalign.experiments import population
-from graphalign.experiments.networks import mlp
 from graphalign.experiments.population import Images, Recipe, read_images, trained
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import keep_initialisation
@@ -42,6 +41,7 @@ from graphalign.methods.weight import Weight
 from graphalign.repairing import repair
 from graphalign.tensors import copy_into
 from graphalign.weight_costs import matched_tensors
+from graphalign.zoo.networks import mlp
 
 FIRST_SEED = 5000
 """Network k of group g has seed FIRST_SEED + NETWORKS g + k, whatever its architecture: the networks of `floor`, five by five."""

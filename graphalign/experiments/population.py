@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import data
-from graphalign.experiments.networks import Shape, cnn, mlp, resnet, vgg
 from graphalign.experiments.training import fit, initialise
 from graphalign.files import load_state, save_state
+from graphalign.zoo.networks import Shape, cnn, mlp, resnet, vgg
 
 TEST_IMAGES = 4000
 NARROW_VGG = ((16,), (32,), (48, 48), (64, 64))

@@ -9,8 +9,8 @@ import torch
 from graphalign import data
 from graphalign.experiments import batch_norm
 from graphalign.experiments.batch_norm import EXPERIMENT, METHODS, RESET, TREATMENTS
-from graphalign.experiments.networks import vgg
 from graphalign.experiments.population import Recipe
+from graphalign.zoo.networks import vgg
 
 from .test_floor import digit_images
 

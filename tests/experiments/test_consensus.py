@@ -11,9 +11,9 @@ import pytest
 
 from graphalign import data
 from graphalign.experiments import consensus, population
-from graphalign.experiments.networks import mlp
 from graphalign.experiments.population import Images, Recipe
 from graphalign.methods.sinkhorn import Sinkhorn
+from graphalign.zoo.networks import mlp
 
 ROOT = os.environ.get(data.ROOT)
 

@@ -8,8 +8,8 @@ import torch
 
 from graphalign import data
 from graphalign.experiments import floor
-from graphalign.experiments.networks import cnn, mlp
 from graphalign.experiments.population import Images, Recipe, trained
+from graphalign.zoo.networks import cnn, mlp
 
 ROOT = os.environ.get(data.ROOT)
 RECIPES = {

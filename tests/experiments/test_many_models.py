@@ -13,9 +13,9 @@ from graphalign import data, group
 from graphalign.converters.trace import trace_architecture
 from graphalign.experiments import many_models
 from graphalign.experiments.many_models import ENSEMBLE, NAIVE, ROWS, SINGLE, Ensemble, Group, measure, merge, tables
-from graphalign.experiments.networks import mlp
 from graphalign.experiments.population import Images, Recipe
 from graphalign.experiments.training import keep_initialisation
+from graphalign.zoo.networks import mlp
 from tests.experiments.test_floor import digit_images
 
 ROOT = os.environ.get(data.ROOT)

@@ -9,7 +9,8 @@ import torch
 from graphalign import group
 from graphalign.converters.trace import trace_architecture
 from graphalign.experiments import planted
-from graphalign.experiments.networks import FAMILIES, mlp, resnet, vgg
+from graphalign.experiments.networks import FAMILIES
+from graphalign.zoo.networks import mlp, resnet, vgg
 
 
 def test_recovery_counts_units_and_equal_units() -> None:

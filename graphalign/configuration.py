@@ -1,0 +1,52 @@
+"""Configurations: named files of `graphalign.configs` or files of the user, with overrides, as plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import graphalign.configs
+from graphalign.errors import InvalidInput
+
+CONFIGS = Path(graphalign.configs.__file__).resolve().parent
+
+
+def names(group: str) -> list[str]:
+    """The configurations of a group, sorted."""
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+def compose(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration as a plain dict, composed by Hydra.
+
+    Args:
+        group: folder of `graphalign.configs`, such as "zoo".
+        name: of a file in it, without ending, or the path of a .yaml file anywhere.
+        overrides: changes in Hydra's grammar: "key=value", "section.key=[1,2]", "+new=1", "~key".
+
+    Raises:
+        InvalidInput: no such configuration, YAML that cannot be read, or overrides that do not fit.
+    """
+    if name.endswith((".yaml", ".yml")):
+        file, folder, chosen = Path(name).resolve(), Path(name).resolve().parent, Path(name).stem
+    else:
+        file, folder, chosen = CONFIGS / group / f"{name}.yaml", CONFIGS, f"{group}/{name}"
+    if not file.is_file():
+        known = ", ".join(names(group)) or "none"
+        raise InvalidInput(f"config: found {name!r}, expected one of {known} (of the group {group}), or the path of a .yaml file")
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            composed = hydra_compose(chosen, overrides=list(overrides))
+        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        given = f" with {' '.join(overrides)}" if overrides else ""
+        raise InvalidInput(f"config {name}{given}: {reason}; expected overrides key=value of keys that are in {file}") from None

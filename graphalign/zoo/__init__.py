@@ -1,0 +1,1 @@
+"""Populations of independently trained networks: how they are designed, trained, stored and read."""

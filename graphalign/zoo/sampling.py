@@ -1,0 +1,154 @@
+"""Random designs and recipes from ranges of their fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from random import Random
+from typing import Any
+
+from graphalign.errors import InvalidInput
+from graphalign.zoo.design import CNN, MLP, SIREN, VGG, Design, ResNet, Widths
+from graphalign.zoo.recipe import Recipe
+
+
+class Draws:
+    """Values of fields, drawn by their specifications, every field from a random stream of its own.
+
+    A specification is a value (always this one), a list (dealt like a shuffled deck: no value comes again before all have
+    come), or `{low, high, step}`: log-uniform between the two, whole multiples of `step` if there is one. The first n draws
+    do not depend on how many follow.
+
+    Args:
+        specifications: by field; others than those of `defaults` are refused.
+        defaults: specification of every field that may be given.
+        seed: text, of the random streams.
+
+    Raises:
+        InvalidInput: unknown fields or specifications that make no sense, all at once.
+    """
+
+    def __init__(self, specifications: Mapping[str, Any], defaults: Mapping[str, Any], seed: str) -> None:
+        problems = [
+            f"found the field {k!r}, expected some of {', '.join(defaults)}" for k in specifications if k not in defaults
+        ] + [
+            f"{k}: found {v!r}, expected a value, a list of values or {{low, high, step}} with 0 < low <= high and a multiple of step "
+            "between them" for k, v in specifications.items() if not _makes_sense(v)
+        ]  # fmt: skip
+        if problems:
+            raise InvalidInput("\n".join(problems))
+        chosen = {**defaults, **specifications}
+        self.streams = {field: _stream(spec, Random(f"{seed}/{field}")) for field, spec in chosen.items()}
+
+    def __call__(self, field: str) -> Any:
+        """The next value of a field."""
+        return next(self.streams[field])
+
+
+def _makes_sense(specification: Any) -> bool:
+    if isinstance(specification, list | tuple):
+        return len(specification) > 0
+    if not isinstance(specification, Mapping):
+        return True
+    low, high, step = (specification.get(k) for k in ("low", "high", "step"))
+    if specification.keys() - {"low", "high", "step"} or not isinstance(low, int | float) or not isinstance(high, int | float):
+        return False
+    return 0 < low <= high and (step is None or (type(step) is int and step > 0 and high // step * step >= low))
+
+
+def _stream(specification: Any, random: Random) -> Iterator[Any]:
+    if isinstance(specification, list | tuple):
+        while True:
+            deck = list(specification)
+            random.shuffle(deck)
+            yield from deck
+    elif isinstance(specification, Mapping):
+        low, high, step = float(specification["low"]), float(specification["high"]), specification.get("step")
+        while True:
+            value = math.exp(random.uniform(math.log(low), math.log(high)))
+            if step is None:
+                yield float(f"{value:.3g}")
+            else:
+                yield min(max(round(value / step), math.ceil(low / step)), math.floor(high / step)) * step
+    else:
+        while True:
+            yield specification
+
+
+def _widths(draw: Draws) -> Widths:
+    """Given as a list, or `depth` of them: all equal ("constant"), each drawn ("free"), or drawn and sorted ("rising")."""
+    if (given := draw("widths")) is not None:
+        return tuple(given)
+    depth, profile = draw("depth"), draw("profile")
+    if profile not in PROFILES:
+        raise InvalidInput(f"profile: found {profile!r}, expected one of {', '.join(PROFILES)}")
+    widths = (draw("width"),) * depth if profile == "constant" else tuple(draw("width") for _ in range(depth))
+    return tuple(sorted(widths)) if profile == "rising" else widths
+
+
+def _vgg(draw: Draws) -> Design:
+    widths = _widths(draw)
+    stages = tuple((width,) * draw("convolutions") for width in widths)
+    hidden = tuple(draw("hidden") for _ in range(draw("hidden_layers")))
+    return VGG(stages, hidden, draw("pool"), draw("norm"), draw("activation"))
+
+
+PROFILES = ("constant", "free", "rising")
+WIDTHS = {"widths": None, "depth": 3, "width": 32, "profile": "constant"}
+SAMPLERS: dict[str, tuple[Mapping[str, Any], Callable[[Draws], Design]]] = {
+    "mlp": ({**WIDTHS, "activation": "relu"}, lambda draw: MLP(_widths(draw), draw("activation"))),
+    "cnn": (
+        {**WIDTHS, "hidden": 64, "kernel": 3, "activation": "relu"},
+        lambda draw: CNN(_widths(draw), draw("hidden"), draw("kernel"), draw("activation")),
+    ),
+    "vgg": (
+        {**WIDTHS, "profile": "rising", "convolutions": 1, "hidden_layers": 0, "hidden": 64, "pool": 1, "norm": "none", "activation": "relu"},
+        _vgg,
+    ),
+    "resnet": (
+        {"depth": 3, "repeats": 1, "width": 16, "stem": "plain", "activation": "relu"},
+        lambda draw: ResNet(tuple(draw("repeats") for _ in range(draw("depth"))), draw("width"), draw("stem"), draw("activation")),
+    ),
+    "siren": ({**WIDTHS, "frequency": 30.0}, lambda draw: SIREN(_widths(draw), draw("frequency"))),
+}
+"""By family: what may be drawn with what it is if nothing is said, and the design of one draw.
+
+depth counts hidden layers, or stages of one pooling each; convolutions and repeats are drawn once per stage.
+"""
+RECIPE: dict[str, Any] = {f.name: None if f.default is MISSING else f.default for f in fields(Recipe)}
+
+
+def designs(specifications: Mapping[str, Any], seed: str) -> Iterator[Design]:
+    """An endless stream of designs of a family.
+
+    Args:
+        specifications: "family", and specifications of its fields, see `SAMPLERS` and `Draws`.
+        seed: of the draws.
+
+    Raises:
+        InvalidInput: an unknown family or field, or a design that cannot be.
+    """
+    given = dict(specifications)
+    family = given.pop("family", None)
+    if family not in SAMPLERS:
+        raise InvalidInput(f"family: found {family!r}, expected one of {', '.join(SAMPLERS)}")
+    defaults, make = SAMPLERS[family]
+    draw = Draws(given, defaults, seed)
+    while True:
+        yield make(draw)
+
+
+def recipes(specifications: Mapping[str, Any], seed: str) -> Iterator[Recipe]:
+    """An endless stream of recipes.
+
+    Args:
+        specifications: of fields of `Recipe`, see `Draws`; "data" must be among them.
+        seed: of the draws.
+
+    Raises:
+        InvalidInput: an unknown field, or a recipe that cannot be.
+    """
+    draw = Draws(specifications, RECIPE, seed)
+    while True:
+        yield Recipe(**{field: draw(field) for field in RECIPE})
