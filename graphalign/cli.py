@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from graphalign import __version__
+from graphalign import __version__, cli_experiment
 from graphalign.bench.settings import Settings
 from graphalign.bench.suites import SUITES, describe
 from graphalign.errors import GraphAlignError, InvalidInput
@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_experiment.app, name="experiment")
 
 
 def _print_version(wanted: bool) -> None:

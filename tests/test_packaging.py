@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
     "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments zoo"),
-    "cli": ("cli configuration", "errors configs zoo demo experiments bench"),
+    "cli": ("cli cli_experiment configuration", "errors configs zoo demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""

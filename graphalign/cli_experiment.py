@@ -1,0 +1,117 @@
+"""The command `graphalign experiment`: experiments with a configuration, and those with a command line of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Measure what the documentation reports, and write its tables and figures.", no_args_is_help=True)
+
+OTHERS = {
+    "floor": "What alignment reaches without data and training.",
+    "planted": "Whether planted permutations are found again.",
+    "consensus": "A few label-free steps against matching and Sinkhorn re-basin.",
+    "batch_norm": "Statistics of averaged networks: reset and REPAIR.",
+    "many_models": "Averages of more than two networks.",
+    "different_widths": "Fusion of networks of different widths.",
+    "footprint": "Memory and time against size.",
+}
+"""Modules of `graphalign.experiments` that read their own arguments."""
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the configuration, such as only.rows=[width].")
+]
+Config = Annotated[str | None, typer.Option(help="A configuration of graphalign/configs/experiment, or the path of a .yaml file.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The embedded data set, few pairs, one aligner: minutes, for a first look.")]
+Data = Annotated[Path | None, typer.Option(envvar="GRAPHALIGN_DATA", help="Folder with image data sets; the digits need none.")]
+Population = Annotated[Path | None, typer.Option("--zoo", help="Folder of a population; that of the configuration if absent.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results, tables and figures (docs/results, figures in docs/images; with --quick outputs).")]
+Work = Annotated[Path | None, typer.Option(help="Folder of single measurements, which later runs find (outputs/NAME_measurements).")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+@app.command()
+def ood(
+    overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
+    work: Work = None, threads: Threads = 1,
+) -> None:  # fmt: skip
+    """Aligners against other methods on networks, architectures, families, data sets and recipes that training never saw."""
+    _run("ood", config or ("ood_quick" if quick else "ood"), quick, overrides or [], data, zoo, out, work, threads)
+
+
+@app.command()
+def ablations(
+    overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
+    work: Work = None, threads: Threads = 1,
+) -> None:  # fmt: skip
+    """Aligners with parts left out, or trained on fewer networks and architectures, against the whole one."""
+    _run("ablations", config or ("ablations_quick" if quick else "ablations"), quick, overrides or [], data, zoo, out, work, threads)
+
+
+def _run(
+    name: str, config: str, quick: bool, overrides: list[str], data: Path | None, zoo: Path | None, out: Path | None, work: Path | None,
+    threads: int,
+) -> None:  # fmt: skip
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from graphalign.configuration import compose
+    from graphalign.experiments.generalisation import experiment
+    from graphalign.experiments.results import output_folder, publish
+    from graphalign.zoo.zoo import Zoo
+
+    content = compose("experiment", config, overrides)
+    folder = output_folder(out or ("outputs" if quick else "docs/results"))
+    images = folder if out or quick else Path("docs/images")
+    torch.set_num_threads(threads)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        population = _population(content, zoo, data, progress)
+        run, only = experiment.read_run(content, Zoo.open(population), work or Path("outputs") / f"{name}_measurements", data)
+        command = " ".join(["graphalign experiment", name, *(["--quick"] if quick else []), *overrides])
+        found = experiment.measure(run, only, content, command, progress)
+    tables = experiment.report_tables(found)
+    for table in tables:
+        typer.echo(f"{table}\n")
+    publish(folder, name, found, tables)
+    written = [folder / f"{name}.json", folder / f"{name}.md", *experiment.report_figures(found, name, images)]
+    typer.echo(f"written: {', '.join(map(str, written))}; measurements: {run.store.folder}", err=True)
+
+
+def _population(content: dict[str, Any], zoo: Path | None, data: Path | None, progress: Any) -> Path:
+    """The folder of the population; its test sections are generated if the configuration says how and there is none."""
+    from graphalign.configuration import compose
+    from graphalign.zoo.manifest import MANIFEST
+    from graphalign.zoo.population import generate
+    from graphalign.zoo.sections import read_sections
+
+    folder = zoo or Path(content.get("zoo") or "zoo")
+    if content.get("population") and not (folder / MANIFEST).is_file():
+        sections = read_sections(compose("zoo", content["population"])["sections"])
+        for section in sections:
+            if section.split == "test":
+                generate(sections, folder, root=data, only=section.name, progress=progress)
+    return folder
+
+
+def _add(name: str, summary: str) -> None:
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+    @app.command(name, help=f"{summary} With arguments of its own, see --help.", context_settings=settings, add_help_option=False)
+    def other(context: typer.Context) -> None:
+        import importlib
+
+        module = importlib.import_module(f"graphalign.experiments.{name}")
+        (module.EXPERIMENT.main if hasattr(module, "EXPERIMENT") else module.main)(context.args)
+
+
+for _name, _summary in OTHERS.items():
+    _add(_name, _summary)

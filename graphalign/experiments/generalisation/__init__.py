@@ -1,0 +1,1 @@
+"""How alignment methods and aligners fare on networks, architectures, families, data sets and recipes that training never saw."""
