@@ -40,9 +40,7 @@ def read_images(name: str, root: str | os.PathLike[str] | None = None) -> Images
     Raises:
         InvalidInput, CorruptFile: as `graphalign.data.images`.
     """
-    (x, y), (test_x, test_y) = (
-        (data.digits(split) if name == "digits" else data.images(name, split, root)).tensors for split in ("train", "test")
-    )  # fmt: skip
+    (x, y), (test_x, test_y) = (data.images(name, split, root).tensors for split in data.SPLITS)
     channels, height, width = x.shape[1:]
     return Images(x, y, test_x, test_y, (channels, height, width), int(y.max()) + 1)
 

@@ -80,8 +80,9 @@ def group_from_json(content: Mapping[str, Any]) -> Group:
     Raises:
         InvalidInput, KeyError, TypeError: the content is not that of a group.
     """
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return Group(**{**values, "design": designs.from_json(content["design"]), "recipe": recipes.from_json(content["recipe"])})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    values |= {"design": designs.from_json(content["design"]), "recipe": recipes.from_json(content["recipe"])}
+    return Group(**values)
 
 
 def write_group(folder: Path, group: Group, states: Sequence[Mapping[str, Tensor]]) -> Group:
