@@ -50,7 +50,7 @@ def test_help_of_bench_names_its_options_and_suites():
 def test_help_does_not_load_torch(command):
     code = (
         "import atexit, sys\n"
-        "atexit.register(lambda: print('loaded:', *sorted({'torch', 'scipy', 'matplotlib', 'sklearn'} & sys.modules.keys())))\n"
+        "atexit.register(lambda: print('loaded:', *sorted({'torch', 'scipy', 'matplotlib', 'sklearn', 'hydra'} & sys.modules.keys())))\n"
         "from graphalign.cli import main; main()"
     )
     result = run(*command, code=code)
@@ -101,4 +101,29 @@ def test_benchmarks_without_their_peers_say_what_to_do(arguments):
     assert result.stderr.startswith("error: ")
     assert "--peers" in result.stderr
     assert "--install" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_population_is_trained_and_found_again(tmp_path):
+    arguments = ["zoo", "--out", str(tmp_path), "--only", "train_siren", "--part", "1/2", "sections.train_siren.recipe.epochs=3"]
+    for _ in range(2):
+        result = run(*arguments)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"8 networks in 2 groups: {tmp_path / 'manifest.json'}\n"
+    assert len(list(tmp_path.glob("train_siren/*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--part", "2"], 2, "found '2', expected i/n such as 1/2"),
+        (["--config", "huge"], 1, "error: config: found 'huge', expected one of digits, full, small"),
+        (["--only", "x"], 1, "error: only: found 'x', expected one of train_mlp"),
+        (["sections.train_mlp.split=dev"], 1, "train_mlp: split: found 'dev', expected one of train, validation, test"),
+    ],
+)
+def test_a_population_that_cannot_be_is_refused(tmp_path, arguments, code, message):
+    result = run("zoo", "--out", str(tmp_path / "out"), *arguments)
+    assert result.returncode == code
+    assert message in " ".join(result.stderr.replace("│", "").split())
     assert "Traceback" not in result.stderr

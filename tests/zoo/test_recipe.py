@@ -1,0 +1,39 @@
+import json
+import re
+from dataclasses import fields, replace
+
+import pytest
+
+from graphalign.errors import InvalidInput
+from graphalign.zoo.recipe import Recipe, from_json
+
+CHANGES = {
+    "data": "mnist", "images": 7, "epochs": 9, "batch": 8, "optimiser": "sgd", "rate": 0.1, "weight_decay": 0.2, "schedule": "cosine",
+    "initialisation": "xavier", "augmentation": "flip", "signal": 0,
+}  # fmt: skip
+
+
+def test_a_recipe_survives_json():
+    recipe = Recipe(**CHANGES)
+    assert from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_every_field_is_in_the_name():
+    recipe = Recipe("digits")
+    assert CHANGES.keys() == {f.name for f in fields(Recipe)}
+    assert len({recipe.name, *(replace(recipe, **{k: v}).name for k, v in CHANGES.items())}) == len(CHANGES) + 1
+
+
+def test_everything_wrong_is_reported_at_once():
+    wrong = dict.fromkeys(CHANGES, -1) | {"data": ""}
+    with pytest.raises(InvalidInput) as error:
+        from_json(wrong)
+    for field in CHANGES:
+        assert re.search(rf"- {field}: found (-1|''), expected", str(error.value)), field
+
+
+def test_unknown_and_missing_fields_are_named():
+    with pytest.raises(InvalidInput, match=r"found the fields \['lr'\], expected some of"):
+        from_json({"data": "digits", "lr": 1})
+    with pytest.raises(InvalidInput, match="found no field data"):
+        from_json({})
