@@ -46,7 +46,7 @@ def test_help_of_bench_names_its_options_and_suites():
         assert word in result.stdout
 
 
-@pytest.mark.parametrize("command", [["--help"], ["bench", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["bench", "--help"], ["zoo", "--help"]])
 def test_help_does_not_load_torch(command):
     code = (
         "import atexit, sys\n"

@@ -1,13 +1,16 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Generator
 
 from graphalign.errors import InvalidInput
 from graphalign.zoo import fitting
 from graphalign.zoo.design import CNN, MLP, SIREN, VGG, ResNet
 from graphalign.zoo.fitting import fit_many
 from graphalign.zoo.images import read_images, signal, subset
+from graphalign.zoo.initialisation import initialise
 from graphalign.zoo.recipe import Recipe
 
 RECIPE = Recipe("digits", epochs=2, batch=50)
@@ -43,6 +46,22 @@ def test_a_network_does_not_depend_on_those_trained_with_it(digits, recipe, dtyp
     assert_close(together, alone, tolerance)
     assert together[0]["1.weight"].dtype == dtype
     assert not torch.allclose(together[0]["1.weight"], together[1]["1.weight"], atol=0.1)
+
+
+def test_training_is_the_plain_loop(digits):
+    recipe = replace(RECIPE, optimiser="sgd", rate=0.05, weight_decay=0.01, schedule="cosine")
+    generator = Generator().manual_seed(4)
+    network = MLP((6,)).build(digits.shape, digits.classes)
+    initialise(network, "he", generator)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+    rates = [0.05 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    for epoch in range(2):
+        for step, index in enumerate(torch.randperm(200, generator=generator).split(50)):
+            optimiser.param_groups[0]["lr"] = rates[4 * epoch + step]
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(digits.x[index]), digits.y[index]).backward()
+            optimiser.step()
+    assert_close(fit_many(MLP((6,)), recipe, digits, [4, 3])[:1], [network.state_dict()], 1e-5)
 
 
 def test_more_networks_than_fit_at_once_are_the_same(digits, monkeypatch):
