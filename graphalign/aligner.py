@@ -12,12 +12,25 @@ from torch import Tensor, nn
 
 from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
-from graphalign.encoder import encode_pair
+from graphalign.codes import input_codes
+from graphalign.encoder import FEWEST_CODES, chunk_sizes, code_count, encode_pair, forward_cost, random_inputs
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, load_state, save_state
+from graphalign.prior import ImagePrior, mixed_codes
+from graphalign.program import Program
+from graphalign.refiner import Refiner
+from graphalign.selection import agreement, choose, class_probabilities
 from graphalign.soft import SoftPermutation, soft_permutations
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import similarity_cosine
+
+CANDIDATE_BUDGET = 4e10
+"""Multiplications of one network on all candidates, from which their number follows for large networks."""
+MOST_CHOSEN = 512
+"""Codes that are used of those among which is chosen."""
+LEAST_CHOICE = 4
+"""Candidates per code where the budget allows fewer than asked for: then fewer codes are used."""
+PRIOR = "prior."
 
 
 @dataclass(frozen=True)
@@ -26,13 +39,31 @@ class AlignerConfig:
 
     Attributes:
         codes: number of codes per network; None lets the cost of the network decide.
+        candidates: codes drawn for every one that is used; of networks whose outputs are classes those on which the two agree are
+            chosen (see `graphalign.selection`). 1 takes codes as they come.
+        made_up: share of random shapes and noise among the candidates where a prior of images gives the others.
         rounds: cross-network rounds, in which weights meet the permutations found so far.
-        sinkhorn_iterations: of `soft_permutations`.
+        steps: of refinement (see `graphalign.methods.gnn`).
+        sinkhorn_iterations: of `soft_permutations` and of every step.
     """
 
     codes: int | None = None
+    candidates: int = 1
+    made_up: float = 0.25
     rounds: int = 2
-    sinkhorn_iterations: int = 20
+    steps: int = 10
+    sinkhorn_iterations: int = 40
+
+    def __post_init__(self) -> None:
+        problems = [f"{name}={value!r}, expected at least 1" for name, value in self._counts() if value < 1]
+        problems += [f"{n}={v!r}, expected at least 0" for n, v in (("rounds", self.rounds), ("steps", self.steps)) if v < 0]
+        problems += [f"made_up={self.made_up!r}, expected a number from 0 to 1"] if not 0 <= self.made_up <= 1 else []
+        if problems:
+            raise InvalidInput("aligner: found " + "; ".join(problems))
+
+    def _counts(self) -> list[tuple[str, int]]:
+        given = [] if self.codes is None else [("codes", self.codes)]
+        return [*given, ("candidates", self.candidates), ("sinkhorn_iterations", self.sinkhorn_iterations)]
 
 
 class Aligner(nn.Module):
@@ -40,20 +71,75 @@ class Aligner(nn.Module):
 
     Scores of units i of A and j of B in a cell: S = forward * correlation of forward states + backward * cosine of backward
     states + kernel * cosine of the weights under the permutations of the neighbouring cells (one round after the other).
-    The scalars are the model's parameters; they do not depend on the architecture.
+    The forward states answer to codes: inputs drawn from a learned prior of images, or random ones, among which those on which the
+    two networks agree are used. No parameter depends on the architecture. As it is created nothing is learned: no prior, and scalars
+    set by hand.
+
+    Attributes:
+        config: what is not learned.
+        refiner: the step of refinement.
+        prior: distribution of images; None draws random codes.
     """
 
-    def __init__(self, config: AlignerConfig | None = None) -> None:
+    def __init__(self, config: AlignerConfig | None = None, prior: ImagePrior | None = None) -> None:
         super().__init__()
         self.config = config or AlignerConfig()
         self.forward_weight = nn.Parameter(torch.tensor(1.0))
         self.backward_weight = nn.Parameter(torch.tensor(0.3))
         self.kernel_weight = nn.Parameter(torch.tensor(0.5))
         self.temperature = nn.Parameter(torch.tensor(0.05))
+        self.refiner = Refiner()
+        self.prior = prior
 
-    def scores(
+    def codes(
         self, architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0
     ) -> dict[str, Tensor]:
+        """The inputs on which the two networks are compared, by placeholder name, (C, *shape).
+
+        Args:
+            architecture: shared by the two networks.
+            a: parameters and buffers of A by state-dict key, floating-point ones of one type.
+            b: those of B.
+            seed: of the draw.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        program = Program(architecture)
+        sample = next(t for t in a.values() if t.is_floating_point())
+        count = self.config.codes or code_count(architecture)
+        if self.config.candidates > 1:
+            count = min(count, MOST_CHOSEN)
+        most = max(count, int(CANDIDATE_BUDGET / forward_cost(architecture)))
+        pool = random_inputs(program, min(self.config.candidates * count, most), sample, generator, self._draw)
+        floating = any(example.is_floating_point() for example in program.inputs.values())
+        if self.config.candidates == 1 or not floating or not pool:
+            return pool
+        both = [self._predictions(program, tensors, pool) for tensors in (a, b)]
+        if both[0] is None or both[1] is None:
+            chosen = torch.arange(count)
+        else:
+            chosen = choose(*agreement(both[0], both[1]), max(FEWEST_CODES, min(count, len(both[0]) // LEAST_CHOICE)))
+        return {name: values[chosen.to(values.device)] for name, values in pool.items()}
+
+    def _draw(self, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+        if self.prior is None:
+            return input_codes(shape, count, generator)
+        return mixed_codes(self.prior, self.config.made_up, shape, count, generator)
+
+    def _predictions(self, program: Program, tensors: Mapping[str, Tensor], pool: Mapping[str, Tensor]) -> Tensor | None:
+        parts = []
+        start = 0
+        for size in chunk_sizes(program.architecture, len(next(iter(pool.values())))):
+            part = class_probabilities(program, tensors, {n: values[start : start + size] for n, values in pool.items()})
+            if part is None:
+                return None
+            parts.append(part)
+            start += size
+        return torch.cat(parts)
+
+    def scores(
+        self, architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor] | None = None, *, seed: int = 0,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Scores by cell, (U, U): rows are units of A, columns units of B.
 
         F(gA, hB) = g F(A, B) h^T for all g, h of the spec's group, and F(B, A) = F(A, B)^T.
@@ -62,14 +148,15 @@ class Aligner(nn.Module):
             architecture: shared by the two networks.
             a: parameters and buffers of A by state-dict key.
             b: those of B.
+            inputs: on which the two are compared, by placeholder name, (C, *shape); `codes` if None.
             seed: of the codes.
         """
-        dtype = torch.float64 if any(t.dtype == torch.float64 for t in a.values()) else torch.float32
-        a, b = ({n: t.detach().to(dtype) if t.is_floating_point() else t for n, t in s.items()} for s in (a, b))
-        agreement = encode_pair(architecture, a, b, seed=seed, codes=self.config.codes)
+        a, b = common_type(a, b)
+        inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
+        agreements = encode_pair(architecture, a, b, inputs, seed=seed)
         spec = architecture.spec
         states = {
-            cell.name: self.forward_weight * agreement.forward[cell.name] + self.backward_weight * agreement.backward[cell.name]
+            cell.name: self.forward_weight * agreements.forward[cell.name] + self.backward_weight * agreements.backward[cell.name]
             for cell in spec.cells
         }
         scores = states
@@ -114,11 +201,23 @@ class Aligner(nn.Module):
         if missing:
             raise InvalidInput(f"{folder}: found no {' and no '.join(missing)}; pass a folder that save_pretrained wrote")
         try:
-            aligner = cls(AlignerConfig(**json.loads((folder / "config.json").read_text())))
-            aligner.load_state_dict(load_state(folder / "model.safetensors"))
-        except (TypeError, ValueError, RuntimeError) as error:
+            config = AlignerConfig(**json.loads((folder / "config.json").read_text()))
+            state = load_state(folder / "model.safetensors")
+            learned = {key.removeprefix(PRIOR): tensor for key, tensor in state.items() if key.startswith(PRIOR)}
+            aligner = cls(config, ImagePrior.from_state(learned) if learned else None)
+            aligner.load_state_dict(state)
+        except (InvalidInput, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CorruptFile(f"{folder}: the aligner in it cannot be read ({error})") from None
         return aligner
+
+
+def common_type(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Two state dicts without derivatives, their floating-point tensors in float64 if A has any of that type, in float32 otherwise."""
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in a.values()) else torch.float32
+    first, second = ({n: t.detach().to(dtype) if t.is_floating_point() else t for n, t in s.items()} for s in (a, b))
+    return first, second
 
 
 def kernel_agreement(

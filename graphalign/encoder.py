@@ -28,7 +28,7 @@ MULTIPLY_BUDGET = 2e10
 FEWEST_CODES = 16
 """Codes of networks so large that the budget allows no more."""
 MOST_CODES = 4096
-MOST_IMAGES = 256
+MOST_IMAGES = 512
 """Most codes of a network whose units have feature maps: every position is a sample."""
 
 
@@ -80,8 +80,8 @@ def find_taps(
     return tuple(taps)
 
 
-def code_count(architecture: Architecture) -> int:
-    """Number of codes that the multiplication budget allows; the same for every network of the architecture."""
+def forward_cost(architecture: Architecture) -> float:
+    """Multiplications of one code's way through the network."""
     shapes = {layer.step: layer.shape for layer in architecture.layers}
     cost = 0.0
     for block in architecture.blocks:
@@ -92,8 +92,13 @@ def code_count(architecture: Architecture) -> int:
         for n in shapes.get(block.step, ()):
             outputs *= n
         cost += weights * max(outputs // max(len(block.target), 1), 1)
+    return max(cost, 1.0)
+
+
+def code_count(architecture: Architecture) -> int:
+    """Number of codes that the multiplication budget allows; the same for every network of the architecture."""
     spatial = any(layer.cells and len(layer.shape) > 3 for layer in architecture.layers)
-    return int(min(max(MULTIPLY_BUDGET / max(cost, 1.0), FEWEST_CODES), MOST_IMAGES if spatial else MOST_CODES))
+    return int(min(max(MULTIPLY_BUDGET / forward_cost(architecture), FEWEST_CODES), MOST_IMAGES if spatial else MOST_CODES))
 
 
 @dataclass
@@ -166,16 +171,18 @@ class Agreement:
 
 
 def encode_pair(
-    architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0, codes: int | None = None
-) -> Agreement:
+    architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None, *,
+    seed: int = 0, codes: int | None = None,
+) -> Agreement:  # fmt: skip
     """Sweeps the same codes through two networks and compares the states of their units.
 
     Args:
         architecture: shared by the two.
         a: parameters and buffers of A, floating-point ones of one type.
         b: those of B, on the same device.
+        inputs: codes by placeholder name, (C, *shape); drawn at random if None.
         seed: of codes and sampled positions.
-        codes: number of codes; from the multiplication budget if None.
+        codes: number of codes drawn; from the multiplication budget if None.
     """
     generator = torch.Generator().manual_seed(seed)
     program = Program(architecture)
@@ -184,12 +191,12 @@ def encode_pair(
     moments = {(tap.step, tap.cell, kind): Moments(centred=kind == "forward") for tap in taps for kind in ("forward", "backward")}
     sample = next(t for t in a.values() if t.is_floating_point())
     done = 0
-    for inputs, cotangents in code_chunks(program, count, sample, generator):
+    for values, cotangents in code_chunks(program, count, sample, generator, inputs):
         if not program.vectorised and done >= FEWEST_CODES:
             break  # one code at a time is slow: the fewest must do
-        done += len(next(iter(inputs.values())))
+        done += len(next(iter(values.values())))
         for kind, states_a, states_b in zip(
-            ("forward", "backward"), sweep(program, a, inputs, cotangents), sweep(program, b, inputs, cotangents), strict=True
+            ("forward", "backward"), sweep(program, a, values, cotangents), sweep(program, b, values, cotangents), strict=True
         ):
             for tap in taps:
                 moments[(tap.step, tap.cell, kind)].add(rows_at(tap, states_a), rows_at(tap, states_b))
@@ -229,11 +236,15 @@ def mean_over_taps(spec: NetworkSpec, taps: Sequence[Tap], values: Sequence[Tens
 
 
 def code_chunks(
-    program: Program, count: int, sample: Tensor, generator: torch.Generator
+    program: Program, count: int, sample: Tensor, generator: torch.Generator, given: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
-    """Codes of all inputs and of all floating-point outputs, in chunks that bound the memory of a sweep."""
-    for number in chunk_sizes(program.architecture, count):
-        inputs = random_inputs(program, number, sample, generator)
+    """Codes of all inputs, drawn or given, and of all floating-point outputs, in chunks that bound the memory of a sweep."""
+    sizes = chunk_sizes(program.architecture, len(next(iter(given.values()))) if given else count)
+    for index, number in enumerate(sizes):
+        start = sum(sizes[:index])
+        inputs = (
+            {n: t[start : start + number] for n, t in given.items()} if given else random_inputs(program, number, sample, generator)
+        )
         outputs = [out for out in program.outputs() if out.is_floating_point()]
         cotangents = [torch.randn(number, *(int(n) for n in out.shape), generator=generator).to(sample) for out in outputs]
         yield inputs, cotangents

@@ -8,7 +8,7 @@ codes at the outputs become when they are sent back through the transposed weigh
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -206,19 +206,37 @@ def activations(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping
         inputs: by input name, (C, *shape).
     """
 
-    def single(example: dict[str, Tensor]) -> dict[str, Tensor]:
-        return program.run(tensors, example)[1]
+    states: dict[str, Tensor] = _each(program, lambda example: program.run(tensors, example)[1], inputs)
+    return states
 
+
+def predictions(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    """The first floating-point output, without derivatives; (C, *shape of the output).
+
+    Args:
+        program: the network.
+        tensors: its parameters and buffers.
+        inputs: by input name, (C, *shape).
+    """
+
+    def single(example: dict[str, Tensor]) -> Tensor:
+        return next(out for out in program.run(tensors, example)[0] if out.is_floating_point())
+
+    values: Tensor = _each(program, single, inputs)
+    return values
+
+
+def _each(program: Program, function: Callable[[dict[str, Tensor]], Any], inputs: Mapping[str, Tensor]) -> Any:
+    """A function of one code's inputs for all codes, stacked; vectorised where the network can be."""
     with torch.no_grad():
         if program.vectorised:
             try:
-                states: dict[str, Tensor] = vectorise(single, dict(inputs), randomness="different")
-                return states
+                return vectorise(function, dict(inputs), randomness="different")
             except (RuntimeError, NotImplementedError):  # an operator that torch.func cannot transform
                 program.vectorised = False
         count = len(next(iter(inputs.values())))
-        runs = [single({name: values[index] for name, values in inputs.items()}) for index in range(count)]
-        return {step: torch.stack([run[step] for run in runs]) for step in program.architecture.reads}
+        runs = [function({name: values[index] for name, values in inputs.items()}) for index in range(count)]
+        return pytree.tree_map(lambda *parts: torch.stack(parts), *runs)
 
 
 def _one_by_one(

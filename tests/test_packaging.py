@@ -26,8 +26,8 @@ ARROWS: dict[str, tuple[str, str]] = {
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
-    "encoder": ("encoder codes program", "errors spec graph"),
-    "aligner": ("aligner", "errors spec encoder assignment"),
+    "encoder": ("encoder codes program prior selection", "errors spec graph"),
+    "aligner": ("aligner refiner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
@@ -42,16 +42,19 @@ ARROWS: dict[str, tuple[str, str]] = {
     "data": ("data.*", "errors"),
     "configs": ("configs.*", ""),
     "zoo": ("zoo.*", "errors spec data"),
+    "training": (
+        "training.*", "errors spec converters assignment encoder aligner alignment evaluation methods align connectivity data zoo",
+    ),
     "experiments": (
         "experiments.*",
-        "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity merging data zoo",
+        "errors spec graph converters assignment encoder aligner alignment evaluation methods align connectivity merging data zoo training",
     ),
     "demo": (
         "demo demo_networks demo_report",
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
     "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments zoo"),
-    "cli": ("cli cli_experiment configuration", "errors configs zoo demo experiments bench"),
+    "cli": ("cli cli_experiment configuration", "errors configs zoo training demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""

@@ -15,9 +15,59 @@ from graphalign.forward import Forward, prediction
 from graphalign.methods.descent import Descent, Pairs, Tensors, check_descent, start_scores
 from graphalign.methods.objectives import Disagreement, Predictions, class_axis, read_examples
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.rules import Refined
 from graphalign.methods.synthetic import synthetic_batches
+from graphalign.refiner import Refiner
 
 Choice = Literal["auto", "classes", "values"]
+INTERVAL = (0.4, 0.6)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a refiner towards consensus, from scores and on examples that are given.
+
+    Attributes:
+        refiner: makes the steps.
+        steps: their number.
+        iterations: of the Sinkhorn projection.
+        every: steps between two looks at the hard permutations.
+        predictions: see `Consensus`.
+    """
+
+    refiner: Refiner
+    steps: int
+    iterations: int = 40
+    every: int = 1
+    predictions: Choice = "auto"
+
+    def solve(
+        self, problems: Sequence[Problem], pairs: Pairs, scores: Tensors, examples: list[list[Any]]
+    ) -> list[Solution]:
+        """One solution per problem; the objective is the disagreement of the hard permutations at the midpoint.
+
+        Args:
+            problems: of one architecture; the first one's module is run.
+            pairs: the same, stacked.
+            scores: by cell (P, U, U), scaled as the refiner wants them.
+            examples: batches of the steps, each in parts.
+
+        Raises:
+            InvalidInput: predictions that are not finite.
+        """
+        first = problems[0]
+        assert first.module is not None
+        between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
+        objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
+        descent = Descent(Refined(self.refiner), self.steps, self.iterations, INTERVAL, self.every, None, judged=4)
+        return descent(pairs, scores, [problem.seed for problem in problems], objective)
+
+    def _kind(self, problem: Problem, ends: Forward, a: Tensors, batch: object) -> Predictions:
+        if self.predictions != "auto":
+            return self.predictions
+        with torch.no_grad():
+            outputs = prediction(ends({name: tensor[0] for name, tensor in a.items()}, batch))
+        return "values" if problem.loss == "mse" or outputs.dim() < 2 or outputs.shape[class_axis(outputs)] == 1 else "classes"
 
 
 @dataclass(frozen=True)
@@ -80,13 +130,10 @@ class Consensus:
         for problem in problems:
             problem.require("consensus", "module", "start")
         first, sample = problems[0], next(iter(pairs.a.values()))[0]
-        assert first.module is not None
         scores = start_scores(problems, sample, spread=self.spread, confidence=self.confidence)
-        examples = self._examples(first, sample)
-        between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
-        objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
-        descent = Descent("normalised", self.steps, self.rate, self.iterations, (0.4, 0.6), self.every, None, judged=4)
-        return descent(pairs, scores, [problem.seed for problem in problems], objective)
+        refiner = Refiner(self.rate, spread=self.spread)
+        steps = Steps(refiner, self.steps, self.iterations, self.every, self.predictions)
+        return steps.solve(problems, pairs, scores, self._examples(first, sample))
 
     def _examples(self, problem: Problem, sample: Tensor) -> list[list[Any]]:
         if problem.data is not None:
@@ -102,10 +149,3 @@ class Consensus:
                 "their statistics; pass data=, a loader of inputs"
             )
         return [list(synthetic_batches(problem.architecture, sample, self.examples, problem.seed))]
-
-    def _kind(self, problem: Problem, ends: Forward, a: Tensors, batch: object) -> Predictions:
-        if self.predictions != "auto":
-            return self.predictions
-        with torch.no_grad():
-            outputs = prediction(ends({name: tensor[0] for name, tensor in a.items()}, batch))
-        return "values" if problem.loss == "mse" or outputs.dim() < 2 or outputs.shape[class_axis(outputs)] == 1 else "classes"

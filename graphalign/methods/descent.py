@@ -7,9 +7,9 @@ scores X of a cell are in the coordinates of the permutations: rows are slots of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from graphalign import group
 from graphalign.assignment import assign_spec
 from graphalign.errors import InvalidInput, UnsupportedNetwork
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.rules import Rule
 from graphalign.soft import apply_soft, matrices_of, soft_permutations
 from graphalign.spec import NetworkSpec
 from graphalign.vectorising import vectorise
@@ -89,11 +90,9 @@ class Descent:
     lambda = 1/2, and the best of all, the start's among them, is returned.
 
     Attributes:
-        rule: "adam" (Kingma and Ba 2014, arXiv 1412.6980), or "normalised": the gradient of every cell is divided by its root mean
-            square, then added up with momentum 1/2. Adam divides by the size of single entries and so drives the many that hardly
-            matter as fast as the few that do.
+        rule: makes a step from scores and gradients, see `Rule`. Adam (Kingma and Ba 2014, arXiv 1412.6980) divides by the size of
+            single entries and so drives the many that hardly matter as fast as the few that do; a `Refiner` does not.
         steps: most steps.
-        rate: learning rate.
         iterations: of Sinkhorn.
         interval: lambda is drawn uniformly from it, anew for every pair and step.
         every: the assignment is judged after as many steps.
@@ -101,9 +100,8 @@ class Descent:
         judged: number of batches that the assignment is judged on.
     """
 
-    rule: Literal["adam", "normalised"]
+    rule: Rule
     steps: int
-    rate: float
     iterations: int
     interval: tuple[float, float]
     every: int
@@ -123,20 +121,19 @@ class Descent:
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         leaves = {name: s.detach().clone().requires_grad_() for name, s in scores.items()}
-        optimiser = self._optimiser(list(leaves.values()))
+        step_of = self.rule.begin(leaves)
         best = _Best(pairs, objective, min(self.judged, objective.batches))
         best.update(leaves)
         losses: list[Tensor] = []
         stale = 0
         for step in range(self.steps):
-            optimiser.zero_grad(set_to_none=True)
+            for leaf in leaves.values():
+                leaf.grad = None
             with torch.enable_grad():
                 value = objective(pairs.a, self._mix(pairs, leaves), self._lambdas(generators, pairs), step % objective.batches)
                 _backward(value)
             losses.append(value.detach())
-            if self.rule == "normalised":
-                _normalise(leaves.values())
-            optimiser.step()
+            step_of(step / self.steps)
             if (step + 1) % self.every == 0 or step + 1 == self.steps:
                 stale = 0 if best.update(leaves) else stale + 1
                 if self.patience is not None and stale >= self.patience:
@@ -146,11 +143,6 @@ class Descent:
             Solution(element, scores, value, tuple(curve))
             for element, scores, value, curve in zip(best.elements, best.scores, best.values, curves, strict=True)
         ]
-
-    def _optimiser(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        if self.rule == "adam":
-            return torch.optim.Adam(leaves, lr=self.rate)
-        return torch.optim.SGD(leaves, lr=self.rate, momentum=0.5)
 
     def _mix(self, pairs: Pairs, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
         def single(b: Tensors, scores: Tensors) -> dict[str, Tensor]:
@@ -214,14 +206,6 @@ def _backward(value: Tensor) -> None:
             f"its derivative needs ({str(failure).split(';')[0]})",
             remedy="make that operation write to a new tensor (training the network needs it too), or align it by another method",
         ) from None
-
-
-def _normalise(leaves: Iterable[Tensor]) -> None:
-    """Divides the gradient (P, U, U) of every pair by its root mean square, in place."""
-    for leaf in leaves:
-        if leaf.grad is not None:
-            size = leaf.grad.square().mean((-1, -2), keepdim=True).sqrt()
-            leaf.grad = leaf.grad / (size + torch.finfo(leaf.dtype).tiny)
 
 
 def between(a: Tensors, moved: Tensors, lam: Tensor) -> dict[str, Tensor]:

@@ -1,37 +1,139 @@
-"""The learned model in one pass, without data."""
+"""The learned model: scores from the two networks, then a few learned steps towards consensus, in one pass."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from graphalign.aligner import Aligner
+from graphalign.aligner import Aligner, common_type
 from graphalign.assignment import assign_spec
+from graphalign.encoder import chunk_size, forward_cost
+from graphalign.errors import InvalidInput, UnsupportedNetwork
+from graphalign.example_batches import example_batches
+from graphalign.methods.consensus import Choice, Steps
+from graphalign.methods.descent import Pairs
+from graphalign.methods.objectives import read_examples
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.synthetic import call_arguments
+from graphalign.prior import image_shape
+from graphalign.program import Program
+
+STEP_BUDGET = 2e10
+"""Multiplications of one step on all its inputs, from which their number follows for large networks without data."""
+FEWEST_EXAMPLES = 32
 
 
 @dataclass(frozen=True)
 class GNN:
-    """Permutations predicted by the aligner from the two networks alone.
+    """Permutations predicted by the aligner: scores, then steps of its refiner, on inputs of the user or on its own.
+
+    The steps lower the disagreement of the network between A and the moved B with the mean prediction of the two (see `Consensus`).
+    Without data, networks are refined whose inputs the aligner has a prior of and whose outputs are classes; others
+    get the scores' permutations, as do networks that have no derivative.
 
     Attributes:
-        aligner: an `Aligner`, or the folder of a saved one; the default aligner if None.
+        aligner: an `Aligner`, or the folder of a saved one; the one that comes with the package if None.
+        steps: of refinement; the aligner's own number if None, 0 for the scores alone.
+        examples: most inputs of the user that are read.
+        predictions: see `Consensus`.
     """
 
     aligner: Aligner | str | Path | None = None
+    steps: int | None = None
+    examples: int = 256
+    predictions: Choice = "auto"
+
+    def __post_init__(self) -> None:
+        problems = [f"steps={self.steps!r}, expected at least 0"] if self.steps is not None and self.steps < 0 else []
+        problems += [f"examples={self.examples!r}, expected at least 1"] if self.examples < 1 else []
+        if problems:
+            raise InvalidInput("gnn: found " + "; ".join(problems))
 
     def __call__(self, problem: Problem) -> Solution:
         """The solution of a problem.
 
         Raises:
-            InvalidInput: the architecture is unknown (only a spec was given), or the folder holds no aligner.
+            InvalidInput: the architecture is unknown (only a spec was given), the folder holds no aligner, or data that do not fit.
             CorruptFile: the aligner in the folder cannot be read.
         """
         problem.require("gnn", "architecture")
         assert problem.architecture is not None
-        aligner = self.aligner if isinstance(self.aligner, Aligner) else Aligner.from_pretrained(self.aligner)
+        aligner = self.aligner if isinstance(self.aligner, Aligner) else pretrained(self.aligner)
+        a, b = common_type(problem.a, problem.b)
+        inputs = self._inputs(aligner, problem, a, b)
         with torch.no_grad():
-            scores = aligner.scores(problem.architecture, problem.a, problem.b, seed=problem.seed)
-        return Solution(assign_spec(problem.spec, scores), scores)
+            scores = aligner.scores(problem.architecture, a, b, inputs, seed=problem.seed)
+        found = Solution(assign_spec(problem.spec, scores), scores)
+        steps = aligner.config.steps if self.steps is None else self.steps
+        if not steps or problem.module is None or not problem.spec.cells:
+            return found
+        if problem.data is None and not refinable(aligner, problem):
+            return found
+        try:
+            return self._refine(aligner, problem, scores, inputs, steps)
+        except UnsupportedNetwork:  # it has no derivative
+            return found
+
+    def _inputs(self, aligner: Aligner, problem: Problem, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert problem.architecture is not None
+        if problem.data is None:
+            return aligner.codes(problem.architecture, a, b, seed=problem.seed)
+        sample = next(t for t in a.values() if t.is_floating_point())
+        program = Program(problem.architecture)
+        parts = list(_first(example_batches(program, problem.data, sample, chunk_size(problem.architecture)), self.examples))
+        return {name: torch.cat([part[name] for part in parts])[: self.examples] for name in parts[0]}
+
+    def _refine(
+        self, aligner: Aligner, problem: Problem, scores: dict[str, Tensor], inputs: dict[str, Tensor], steps: int
+    ) -> Solution:
+        assert problem.architecture is not None
+        pairs = Pairs.of([problem])
+        with torch.no_grad():
+            begun = {name: aligner.refiner.begin(s[None]) for name, s in scores.items()}
+        layers = Steps(aligner.refiner, steps, aligner.config.sinkhorn_iterations, predictions=self.predictions)
+        return layers.solve([problem], pairs, begun, self._examples(problem, pairs, inputs))[0]
+
+    def _examples(self, problem: Problem, pairs: Pairs, inputs: dict[str, Tensor]) -> list[list[Any]]:
+        assert problem.architecture is not None
+        if problem.data is not None:
+            return [read_examples(next(iter(pairs.a.values())), problem.data, 1, self.examples)[0]]
+        program = Program(problem.architecture)
+        count = len(next(iter(inputs.values())))
+        most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / 10 / forward_cost(problem.architecture))))
+        size = chunk_size(problem.architecture)
+        starts = range(0, most, size)
+        return [[call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in starts]]
+
+
+def refinable(aligner: Aligner, problem: Problem) -> bool:
+    """Whether refinement on the aligner's own inputs is worth it: they come from its prior, or there is no BatchNorm to disturb."""
+    assert problem.architecture is not None
+    assert problem.module is not None
+    inputs = [example for example in Program(problem.architecture).inputs.values() if example.is_floating_point()]
+    if aligner.config.candidates == 1 or not inputs:
+        return False
+    known = aligner.prior is not None and all(image_shape(tuple(example.shape)) is not None for example in inputs)
+    return known or not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in problem.module.modules())
+
+
+@lru_cache(maxsize=4)
+def pretrained(folder: str | Path | None) -> Aligner:
+    """The aligner of a folder, read once."""
+    return Aligner.from_pretrained(folder)
+
+
+def _first(parts: Iterator[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:
+    """Parts until they hold `count` examples."""
+    seen = 0
+    for part in parts:
+        yield part
+        seen += len(next(iter(part.values())))
+        if seen >= count:
+            return

@@ -11,6 +11,7 @@ from graphalign.forward import Forward
 from graphalign.methods.descent import Descent, Objective, Pairs, check_descent, start_scores
 from graphalign.methods.objectives import LabelLoss, WeightDistance, read_examples
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.rules import Adam
 
 Goal = Literal["random", "midpoint", "l2"]
 INTERVALS: dict[str, tuple[float, float]] = {"random": (0.0, 1.0), "midpoint": (0.5, 0.5), "l2": (0.5, 0.5)}
@@ -67,7 +68,7 @@ class Sinkhorn:
         sample = next(iter(pairs.a.values()))
         scores = start_scores(problems, sample[0], confidence=self.confidence)
         descent = Descent(
-            "adam", self.steps, self.rate, self.iterations, INTERVALS[self.objective], self.every, self.patience, judged=8
+            Adam(self.rate), self.steps, self.iterations, INTERVALS[self.objective], self.every, self.patience, judged=8
         )  # fmt: skip
         return descent(pairs, scores, [problem.seed for problem in problems], self._objective(problems[0], pairs))
 

@@ -30,11 +30,16 @@ def synthetic_batches(architecture: Architecture, sample: Tensor, examples: int,
     generator = torch.Generator().manual_seed(seed)
     count = min(examples, code_count(architecture))
     sizes = chunk_sizes(architecture, count)
-    return [_arguments(program, random_inputs(program, size, sample, generator)) for size in sizes]
+    return [call_arguments(program, random_inputs(program, size, sample, generator)) for size in sizes]
 
 
-def _arguments(program: Program, values: Mapping[str, Tensor]) -> Inputs:
-    """The inputs of a call: the examples of all codes on the first axis; of a vector without batch axis, one example to a row."""
+def call_arguments(program: Program, values: Mapping[str, Tensor]) -> Inputs:
+    """The inputs of a call: the examples of all codes on the first axis; of a vector without batch axis, one example to a row.
+
+    Args:
+        program: the network.
+        values: codes by placeholder name, (C, *shape).
+    """
     exported = program.architecture.program
     merged = {name: value.flatten(0, 1) if program.inputs[name].dim() > 1 else value for name, value in values.items()}
     leaves = [merged.get(leaf, leaf) if isinstance(leaf, str) else leaf for leaf in exported.graph_signature.user_inputs]

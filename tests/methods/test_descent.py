@@ -12,12 +12,14 @@ from torch import Tensor
 from graphalign import group
 from graphalign.methods.descent import Descent, Pairs, Tensors, between, start_scores
 from graphalign.methods.problem import Problem, Solution
+from graphalign.methods.rules import Refined
 from graphalign.pairwise import prepare_pair
+from graphalign.refiner import Refiner
 from graphalign.soft import soft_permutations
 from tests.methods.test_sinkhorn import mlp
 from tests.traced import traced
 
-STEPS = Descent("normalised", steps=6, rate=5.0, iterations=10, interval=(0.2, 0.4), every=1, patience=None, judged=2)
+STEPS = Descent(Refined(Refiner(rate=5.0)), steps=6, iterations=10, interval=(0.2, 0.4), every=1, patience=None, judged=2)
 
 
 class Scripted:
@@ -102,7 +104,7 @@ def test_patience_begins_anew_with_every_improvement(pairs: Pairs) -> None:
 
 
 def test_a_step_of_normalised_gradients_is_as_long_in_every_cell_of_every_pair(pairs: Pairs) -> None:
-    (one, other) = run(pairs, Scripted([1.0]), steps=1, rate=0.01)
+    (one, other) = run(pairs, Scripted([1.0]), steps=1, rule=Refined(Refiner(rate=0.01)))
     for solution in (one, other):
         assert solution.scores is not None
         for name, start in scores(pairs).items():
@@ -112,7 +114,7 @@ def test_a_step_of_normalised_gradients_is_as_long_in_every_cell_of_every_pair(p
 
 def test_steps_add_up_with_momentum_one_half(pairs: Pairs) -> None:
     """Two steps down the same gradient go 1 + 3/2 times as far as one."""
-    solution = run(pairs, Scripted([1.0], batches=1), steps=2, rate=1e-3)[0]
+    solution = run(pairs, Scripted([1.0], batches=1), steps=2, rule=Refined(Refiner(rate=1e-3)))[0]
     assert solution.scores is not None
     for name, start in scores(pairs).items():
         change = solution.scores[name] - start[0]

@@ -1,0 +1,1 @@
+"""Training of aligners: the prior of images, pairs of networks, losses, the loop."""
