@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
 from graphalign.codes import input_codes
-from graphalign.encoder import FEWEST_CODES, chunk_sizes, code_count, encode_pair, forward_cost, random_inputs
+from graphalign.encoder import FEWEST_CODES, Agreement, chunk_sizes, code_count, encode_pair, forward_cost, random_inputs
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, load_state, save_state
 from graphalign.prior import ImagePrior, mixed_codes
@@ -153,15 +153,26 @@ class Aligner(nn.Module):
         """
         a, b = common_type(a, b)
         inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
-        agreements = encode_pair(architecture, a, b, inputs, seed=seed)
-        spec = architecture.spec
+        return self.combine(architecture.spec, a, b, encode_pair(architecture, a, b, inputs, seed=seed))
+
+    def combine(
+        self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], agreements: Agreement
+    ) -> dict[str, Tensor]:
+        """Scores by cell, (U, U), from how alike the states of the units are; differentiable by the parameters.
+
+        Args:
+            spec: what may move.
+            a: parameters and buffers of A, without derivatives.
+            b: those of B.
+            agreements: of `encode_pair`, which has no parameters.
+        """
         states = {
             cell.name: self.forward_weight * agreements.forward[cell.name] + self.backward_weight * agreements.backward[cell.name]
             for cell in spec.cells
         }
         scores = states
         for _ in range(self.config.rounds):
-            element = assign_spec(spec, scores)
+            element = assign_spec(spec, {name: s.detach() for name, s in scores.items()})
             kernels = kernel_agreement(spec, a, b, element)
             scores = {name: states[name] + self.kernel_weight * kernels[name] for name in states}
         return scores

@@ -205,7 +205,6 @@ def activations(program: Program, tensors: Mapping[str, Tensor], inputs: Mapping
         tensors: its parameters and buffers.
         inputs: by input name, (C, *shape).
     """
-
     states: dict[str, Tensor] = _each(program, lambda example: program.run(tensors, example)[1], inputs)
     return states
 
