@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ class Source:
         aligner = Aligner() if self.origin == UNTRAINED else Aligner.from_pretrained(None if self.origin == SHIPPED else self.origin)
         if self.settings:
             try:
-                changed = Aligner(replace(aligner.config, **self.settings))
-                changed.load_state_dict(aligner.state_dict())
-            except (TypeError, RuntimeError) as error:
-                raise InvalidInput(f"aligner {self.origin} with {dict(self.settings)}: {error}; expected settings that fit it") from None
-            aligner = changed
+                aligner.config = replace(aligner.config, **self.settings)
+            except TypeError:
+                known = ", ".join(f.name for f in fields(aligner.config))
+                raise InvalidInput(f"aligner {self.origin}: found the settings {dict(self.settings)}, expected some of {known}") from None
         return aligner.eval()
 
 

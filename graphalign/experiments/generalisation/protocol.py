@@ -54,7 +54,7 @@ def read_protocol(content: Mapping[str, Any]) -> Protocol:
     """
     known = [f.name for f in fields(Protocol)]
     if unknown := sorted(content.keys() - set(known)):
-        raise InvalidInput(f"protocol: found {unknown}, expected some of {known}")
+        raise InvalidInput(f"protocol: found {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
     return Protocol(**content)
 
 

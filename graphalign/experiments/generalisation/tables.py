@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
-from typing import Any
-
 from graphalign.experiments.generalisation.findings import LEAST, Estimate, Findings
 from graphalign.experiments.results import Table
 
@@ -63,7 +59,10 @@ def architecture_table(findings: Findings) -> Table:
             rows = ", ".join(dict.fromkeys(r["row"] for r in own))
             lines.append([group["design"], group["recipe"], rows, str(own[0]["pairs"]), group["quality"], *best])
     heads = ["architecture", "recipe", "rows", "pairs", "quality", *(f"best setting: {findings.results['columns'][c]['title']}" for c in varied)]
-    note = "Quality: test accuracy in percent, or PSNR in dB of sine networks, from the worst to the best network."
+    note = (
+        "Quality: test accuracy in percent, or PSNR in dB of sine networks, from the worst to the best network. Measured at revision "
+        f"{', '.join(findings.results['revisions'])} on {', '.join(findings.results['devices'])}."
+    )
     return Table("Networks", heads, lines, [note])
 
 
@@ -84,12 +83,6 @@ def quality(accuracies: tuple[float, ...], psnr: tuple[float, ...]) -> str:
     """Range of the qualities of a group's networks."""
     values = [100 * a for a in accuracies] or list(psnr)
     return f"{min(values):.1f}-{max(values):.1f}" if values else "-"
-
-
-def networks(results: Mapping[str, Any]) -> str:
-    """One line on the population."""
-    counts = [len(group["seeds"]) for group in results["groups"].values()]
-    return f"{sum(counts)} networks of {len(counts)} architectures, {statistics.fmean(counts):.1f} each" if counts else "no networks"
 
 
 def _titles(findings: Findings) -> list[str]:
