@@ -165,6 +165,61 @@ def zoo(
     typer.echo(f"{networks} networks in {len(groups)} groups: {folder / 'manifest.json'}")
 
 
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the configuration, such as exclude.family=[mlp].")
+    ] = None,
+    config: Annotated[str, typer.Option(help="A configuration of graphalign/configs/train, or the path of a .yaml file.")] = "digits",
+    zoo: Annotated[Path | None, typer.Option(help="Folder of a population; that of the configuration if absent.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="GRAPHALIGN_DATA", help="Folder with image data sets; the digits need none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, which goes on if it was stopped; that of the configuration if absent.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Train an aligner on a population of networks, or go on with a run."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("lightning_fabric", "tensorboard") if find_spec(name) is None]:
+        raise InvalidInput(f"train: found no {' and no '.join(missing)}, which training needs; pip install 'graphalign[train]'")
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from graphalign.configuration import compose
+    from graphalign.experiments.results import environment, output_folder
+    from graphalign.training.report import report
+    from graphalign.training.run import train as run_training
+    from graphalign.training.settings import read_settings
+    from graphalign.zoo.manifest import MANIFEST
+    from graphalign.zoo.population import generate
+    from graphalign.zoo.sections import read_sections
+    from graphalign.zoo.zoo import Zoo
+
+    content = compose("train", config, overrides or ())
+    population, name = zoo or Path(content.pop("zoo", None) or "zoo"), content.pop("population", None)
+    folder = output_folder(out or content.pop("out", None) or "runs/train")
+    cache = Path(content.pop("cache", None) or folder.parent / "cache")
+    settings = read_settings({k: v for k, v in content.items() if k not in ("zoo", "out")})
+    torch.set_num_threads(threads)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        if name and not (population / MANIFEST).is_file():
+            generate(read_sections(compose("zoo", name)["sections"]), population, root=data, progress=progress)
+        command = " ".join(["graphalign train --config", config, *(overrides or ())])
+        outcome = run_training(
+            settings, Zoo.open(population), folder, root=data, cache=cache, environment={"command": command, **environment()},
+            progress=progress,
+        )  # fmt: skip
+    typer.echo(report(outcome, folder))
+
+
 def main() -> None:
     """Runs the command line; errors of the user go to stderr in one message, with exit code 1."""
     try:

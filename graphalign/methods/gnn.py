@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphalign.aligner import Aligner, common_type
+from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
 from graphalign.encoder import chunk_size, forward_cost
 from graphalign.errors import InvalidInput, UnsupportedNetwork
@@ -101,15 +102,24 @@ class GNN:
         return layers.solve([problem], pairs, begun, self._examples(problem, pairs, inputs))[0]
 
     def _examples(self, problem: Problem, pairs: Pairs, inputs: dict[str, Tensor]) -> list[list[Any]]:
-        assert problem.architecture is not None
         if problem.data is not None:
             return [read_examples(next(iter(pairs.a.values())), problem.data, 1, self.examples)[0]]
-        program = Program(problem.architecture)
-        count = len(next(iter(inputs.values())))
-        most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / 10 / forward_cost(problem.architecture))))
-        size = chunk_size(problem.architecture)
-        starts = range(0, most, size)
-        return [[call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in starts]]
+        assert problem.architecture is not None
+        return [code_examples(problem.architecture, inputs)]
+
+
+def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> list[Any]:
+    """The parts of the batch of every step without data: as many codes as `STEP_BUDGET` allows.
+
+    Args:
+        architecture: of the network.
+        inputs: codes by placeholder name, (C, *shape).
+    """
+    program = Program(architecture)
+    count = len(next(iter(inputs.values())))
+    most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / 10 / forward_cost(architecture))))
+    size = chunk_size(architecture)
+    return [call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in range(0, most, size)]
 
 
 def refinable(aligner: Aligner, problem: Problem) -> bool:
