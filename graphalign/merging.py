@@ -49,7 +49,7 @@ def merge(models: Sequence[Network], **options: Any) -> nn.Module | dict[str, Te
 def merge(
     models: Sequence[Any], *, example_input: Any = None, method: Method = "gnn", reference: int | str = 0,
     weights: Sequence[float] | None = None, data: Loader | None = None, loss: Loss = "cross_entropy", init: Start | None = None,
-    refine: str | Solver | Sequence[str | Solver] | None = None, repair: Loader | None = None, closed_form: bool = False,
+    refine: str | Solver | Sequence[str | Solver] = (), repair: Loader | None = None, closed_form: bool = False,
     reset_batch_norm: Loader | None = None, seed: int = 0, fixed: tuple[str, ...] = (), **options: Any,
 ) -> Any:  # fmt: skip
     """One network from several: theta = sum_i w_i pi_i(theta_i), with the units of every network in the order of one of them.
@@ -76,7 +76,7 @@ def merge(
         data: of the method, as in `align`.
         loss: of the method, as in `align`.
         init: of the method, as in `align`.
-        refine: methods that start from the result of `method`, as in `align`: None means "consensus" after "gnn" if there are data.
+        refine: methods that start from the result of `method`, as in `align`.
         repair: batches of training data on which the merged network gets the activation statistics of its parents (REPAIR, see
             `graphalign.repair`), its BatchNorms among them.
         closed_form: REPAIR without running the merged network.

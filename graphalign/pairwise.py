@@ -21,7 +21,6 @@ from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.evaluation import Loader, Loss
 from graphalign.files import check_weights, load_state
 from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
-from graphalign.methods.gnn import GNN
 from graphalign.methods.registry import name_of
 from graphalign.methods.transport import Transport
 from graphalign.spec import NetworkSpec
@@ -42,12 +41,12 @@ def align(
 @overload
 def align(
     a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
-    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] | None = None, seed: int = 0,
+    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
     fixed: tuple[str, ...] = (), **options: Any,
 ) -> Alignment: ...  # fmt: skip
 def align(
     a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
-    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] | None = None, seed: int = 0,
+    loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
     fixed: tuple[str, ...] = (), **options: Any,
 ) -> Alignment | TransportPlan:  # fmt: skip
     """The permutations that bring the units of B into the order of A; by method "transport" a plan between any widths.
@@ -63,8 +62,7 @@ def align(
         data: batches of inputs or of (inputs, labels), for the methods that look at activations, predictions or losses.
         loss: what labels are judged by: "cross_entropy", "mse" or a callable of (outputs, batch).
         init: where `method` starts: another method (by name or instance), an `Alignment`, or permutations by cell.
-        refine: methods that start, one after the other, from what was found before them. None means "consensus" if `method` is "gnn"
-            and there are data, and nothing otherwise; () means nothing.
+        refine: methods that start, one after the other, from what was found before them.
         seed: of everything random; results are deterministic for a seed.
         fixed: operators or module paths through which nothing may move (see `trace`).
         **options: settings of `method`, when it is given by name: the fields of its class.
@@ -77,8 +75,6 @@ def align(
         CorruptFile: a file cannot be read safely.
     """
     solver = configure(method, options)
-    if refine is None:
-        refine = ["consensus"] if isinstance(solver, GNN) and data is not None else []
     refine = [refine] if isinstance(refine, str) or callable(refine) else list(refine)
     solvers = [solver, *map(configure, refine)]
     if isinstance(solvers[0], Transport):

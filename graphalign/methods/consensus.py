@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphalign.errors import InvalidInput
 from graphalign.forward import Forward, prediction
@@ -57,8 +56,9 @@ class Steps:
         """
         first = problems[0]
         assert first.module is not None
-        between, ends = Forward(first.module, batch_statistics=True), Forward(first.module)
-        objective = Disagreement(between, ends, pairs.a, pairs.b, examples, self._kind(first, ends, pairs.a, examples[0][0]))
+        forward = Forward(first.module, batch_statistics=True)
+        kind = self._kind(first, Forward(first.module), pairs.a, examples[0][0])
+        objective = Disagreement(forward, forward, pairs.a, pairs.b, examples, kind)
         descent = Descent(Refined(self.refiner), self.steps, self.iterations, INTERVAL, self.every, None, judged=4)
         return descent(pairs, scores, [problem.seed for problem in problems], objective)
 
@@ -77,12 +77,11 @@ class Consensus:
     With p the mean of the two softmax outputs and q(lambda) that of the network lambda A + (1 - lambda) P(B), lambda ~ U(.4, .6) and P
     softly permuting, the scores behind P follow the gradient of KL(p, q) on unlabelled inputs for a few steps; the best assignment
     on the way is the solution. Outputs that are values are compared by their mean squared difference instead. It starts
-    from the scores of the method before it, if it has some, otherwise from its permutations. BatchNorm layers of the network between
-    use the statistics of the batch.
+    from the scores of the method before it, if it has some, otherwise from its permutations. BatchNorm layers of all three
+    networks use the statistics of the batch, so that they agree at the right permutations whatever the inputs.
 
     Without data the inputs are made up: smooth noise and dead leaves for images, Gaussian vectors, uniform tokens. They serve less
-    than real ones. Networks with BatchNorm need data: neither the statistics of made-up batches nor mixed running statistics are
-    those of the merged network, and refinement on them was measured to make it worse.
+    than real ones.
 
     Attributes:
         predictions: "classes" for outputs that are logits, "values" for others; "auto" takes outputs for logits unless the loss of the
@@ -116,7 +115,7 @@ class Consensus:
         """The solution of one problem; its objective is the disagreement of the hard permutations at the midpoint.
 
         Raises:
-            InvalidInput: nothing to start from, BatchNorm without data, or predictions that are not finite.
+            InvalidInput: nothing to start from, or predictions that are not finite.
         """
         return self.solve([problem])[0]
 
@@ -124,7 +123,7 @@ class Consensus:
         """The solutions of problems of one architecture, all of which see the data of the first; the same as one by one.
 
         Raises:
-            InvalidInput: different architectures, nothing to start from, BatchNorm without data, or predictions that are not finite.
+            InvalidInput: different architectures, nothing to start from, or predictions that are not finite.
         """
         pairs = Pairs.of(problems)
         for problem in problems:
@@ -140,12 +139,4 @@ class Consensus:
             return read_examples(sample, problem.data, self.steps, self.examples)
         problem.require("consensus", "architecture")
         assert problem.architecture is not None
-        assert problem.module is not None
-        norms = [n for n, m in problem.module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-        if norms:
-            more = f" and {len(norms) - 1} more" if len(norms) > 1 else ""
-            raise InvalidInput(
-                f"consensus: found BatchNorm layers ('{norms[0]}'{more}) and no data, expected real inputs, for made-up ones do not have "
-                "their statistics; pass data=, a loader of inputs"
-            )
         return [list(synthetic_batches(problem.architecture, sample, self.examples, problem.seed))]

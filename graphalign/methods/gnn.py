@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphalign.aligner import Aligner, common_type
 from graphalign.architecture import Architecture
@@ -23,7 +22,6 @@ from graphalign.methods.descent import Pairs
 from graphalign.methods.objectives import read_examples
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.synthetic import call_arguments
-from graphalign.prior import image_shape
 from graphalign.program import Program
 
 STEP_BUDGET = 2e10
@@ -36,8 +34,7 @@ class GNN:
     """Permutations predicted by the aligner: scores, then steps of its refiner, on inputs of the user or on its own.
 
     The steps lower the disagreement of the network between A and the moved B with the mean prediction of the two (see `Consensus`).
-    Without data, networks are refined whose inputs the aligner has a prior of and whose outputs are classes; others
-    get the scores' permutations, as do networks that have no derivative.
+    Networks that have no derivative, and without data those that read tokens alone, get the permutations of the scores.
 
     Attributes:
         aligner: an `Aligner`, or the folder of a saved one; the one that comes with the package if None.
@@ -48,7 +45,7 @@ class GNN:
 
     aligner: Aligner | str | Path | None = None
     steps: int | None = None
-    examples: int = 256
+    examples: int = 512
     predictions: Choice = "auto"
 
     def __post_init__(self) -> None:
@@ -73,9 +70,7 @@ class GNN:
             scores = aligner.scores(problem.architecture, a, b, inputs, seed=problem.seed)
         found = Solution(assign_spec(problem.spec, scores), scores)
         steps = aligner.config.steps if self.steps is None else self.steps
-        if not steps or problem.module is None or not problem.spec.cells:
-            return found
-        if problem.data is None and not refinable(aligner, problem):
+        if not steps or problem.module is None or not problem.spec.cells or not refinable(problem):
             return found
         try:
             return self._refine(aligner, problem, scores, inputs, steps)
@@ -122,15 +117,11 @@ def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
     return [call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in range(0, most, size)]
 
 
-def refinable(aligner: Aligner, problem: Problem) -> bool:
-    """Whether refinement on the aligner's own inputs is worth it: they come from its prior, or there is no BatchNorm to disturb."""
+def refinable(problem: Problem) -> bool:
+    """Whether there are inputs to refine on: the user's, or codes, of which random tokens were not found to serve."""
     assert problem.architecture is not None
-    assert problem.module is not None
-    inputs = [example for example in Program(problem.architecture).inputs.values() if example.is_floating_point()]
-    if aligner.config.candidates == 1 or not inputs:
-        return False
-    known = aligner.prior is not None and all(image_shape(tuple(example.shape)) is not None for example in inputs)
-    return known or not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in problem.module.modules())
+    inputs = Program(problem.architecture).inputs.values()
+    return problem.data is not None or any(example.is_floating_point() for example in inputs)
 
 
 @lru_cache(maxsize=4)
