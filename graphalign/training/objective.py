@@ -18,6 +18,7 @@ from graphalign.methods.gnn import code_examples
 from graphalign.methods.objectives import Disagreement, LabelLoss, Predictions
 from graphalign.methods.problem import Problem
 from graphalign.training.cases import Case, Cases
+from graphalign.training.evolution import estimate, few_numbers
 from graphalign.training.losses import alignment_loss, assignment_loss, relative, weighted
 from graphalign.training.planted import Augmentation, plant
 from graphalign.training.sampling import Draw
@@ -36,7 +37,9 @@ class Losses:
         lmc: loss of the network at a random lambda under soft permutations.
         distillation: cross-entropy of the scores to a teacher's permutations.
         imitation: the same of the scores after the steps of refinement.
-        unrolled: loss of the network between A and B after the steps of refinement.
+        unrolled: loss of the network between A and B after the steps of refinement, through which it is differentiated.
+        evolution: the same of hard permutations, whose derivative by the few parameters that are single numbers is estimated from the
+            losses at two perturbed points (see `evolution.estimate`): no soft permutation stands in for a hard one.
     """
 
     supervised: float = 0.0
@@ -45,6 +48,7 @@ class Losses:
     distillation: float = 0.0
     imitation: float = 0.0
     unrolled: float = 1.0
+    evolution: float = 0.0
 
     def __post_init__(self) -> None:
         problems = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if not getattr(self, f.name) >= 0]
@@ -65,21 +69,23 @@ class Unrolled:
         hard: the outer loss is that of hard permutations with straight-through derivatives, instead of soft ones.
         sharpness: of the soft permutations in the outer loss.
         earlier: weight of the outer loss after one earlier step, drawn at random.
+        perturbation: standard deviation of the perturbations of `evolution`.
     """
 
     steps: tuple[int, ...] = (10,)
     data: float = 0.5
     outer: str = "kl"
     lam: float = 0.5
-    hard: bool = True
+    hard: bool = False
     sharpness: float = 1.0
     earlier: float = 0.3
+    perturbation: float = 0.1
 
     def __post_init__(self) -> None:
         problems = [f"steps={self.steps!r}, expected numbers of at least 1"] if not self.steps or min(self.steps) < 1 else []
         problems += [f"outer={self.outer!r}, expected 'kl' or 'labels'"] if self.outer not in ("kl", "labels") else []
         problems += [f"{n}={getattr(self, n)!r}, expected a number from 0 to 1" for n in ("data", "lam") if not 0 <= getattr(self, n) <= 1]
-        problems += [f"sharpness={self.sharpness!r}, expected a number above 0"] if not self.sharpness > 0 else []
+        problems += [f"{n}={getattr(self, n)!r}, expected a number above 0" for n in ("sharpness", "perturbation") if not getattr(self, n) > 0]
         problems += [f"earlier={self.earlier!r}, expected at least 0"] if not self.earlier >= 0 else []
         if problems:
             raise InvalidInput("found " + "; ".join(problems))
@@ -140,7 +146,11 @@ class Loss(nn.Module):
         problems = [case.problem(i, j) for i, j in draw.pairs]
         pairs = Pairs.of(problems)
         views = [self.views.get(case, i, j, real=real) for i, j in draw.pairs]
-        scores = _stacked([self.aligner.combine(spec, p.a, p.b, v.agreement) for p, v in zip(problems, views, strict=True)])
+
+        def scored() -> dict[str, Tensor]:
+            return _stacked([self.aligner.combine(spec, p.a, p.b, v.agreement) for p, v in zip(problems, views, strict=True)])
+
+        scores = scored()
         x, y = case.batch(2 * draw.share.images, generator)
         half = len(x) // 2
         inner: list[Any] = [x[:half]]
@@ -162,38 +172,48 @@ class Loss(nn.Module):
                 parts["alignment"] = alignment_loss(spec, pairs.a, moved)
             if weights["lmc"]:
                 parts["lmc"] = objective(pairs.a, moved, lam, 0).mean()
-        if weights["unrolled"] or weights["imitation"]:
+        if weights["unrolled"] or weights["imitation"] or weights["evolution"]:
             seed = int(torch.randint(1 << 30, (), generator=generator))
             inside = self._inner(case, problems[0], pairs, inner)
             steps = self.unrolled.steps[int(torch.randint(len(self.unrolled.steps), (), generator=generator))]
-            start = {n: self.aligner.refiner.begin(s) for n, s in scores.items()}
-            trajectory = unroll(
-                self.aligner.refiner, pairs, start, inside, steps=steps, iterations=self.aligner.config.sinkhorn_iterations,
-                interval=INTERVAL, seed=seed,
-            )  # fmt: skip
+            iterations = self.aligner.config.sinkhorn_iterations
+
+            def rolled(scores: Tensors) -> list[dict[str, Tensor]]:
+                start = {n: self.aligner.refiner.begin(s) for n, s in scores.items()}
+                refiner = self.aligner.refiner
+                after = unroll(refiner, pairs, start, inside, steps=steps, iterations=iterations, interval=INTERVAL, seed=seed)
+                return [start, *after]
+
+            if weights["unrolled"] or weights["imitation"]:
+                trajectory = rolled(scores)
             if weights["imitation"]:
                 parts["imitation"] = assignment_loss(trajectory[-1], taught)
             if weights["unrolled"]:
-                parts["unrolled"] = self._outer(objective, pairs, start, trajectory, generator)
+                parts["unrolled"] = self._outer(objective, pairs, trajectory, generator)
+            if weights["evolution"]:
+                parts["evolution"] = estimate(
+                    few_numbers(self.aligner), lambda: self._hard(objective, pairs, rolled(scored())), self.unrolled.perturbation, generator
+                )
         return parts
 
-    def _outer(
-        self, objective: Objective, pairs: Pairs, start: Tensors, trajectory: list[dict[str, Tensor]], generator: torch.Generator
-    ) -> Tensor:
+    def _hard(self, objective: Objective, pairs: Pairs, trajectory: list[dict[str, Tensor]]) -> Tensor:
+        """Mean logarithm of the losses of hard permutations after the last step: ratios count, as in the comparison of aligners."""
+        return self._value(objective, pairs, trajectory[-1], True).clamp(min=1e-3).log().mean()
+
+    def _value(self, objective: Objective, pairs: Pairs, scores: Tensors, hard: bool) -> Tensor:
+        moved = mixed(pairs, scores, self.aligner.config.sinkhorn_iterations, hard=hard, sharpness=self.unrolled.sharpness)
+        some = next(iter(pairs.a.values()))
+        return objective(pairs.a, moved, torch.full((len(some),), self.unrolled.lam).to(some), 0)
+
+    def _outer(self, objective: Objective, pairs: Pairs, trajectory: list[dict[str, Tensor]], generator: torch.Generator) -> Tensor:
         """The loss after the last step, and a share of that after an earlier one, relative to the loss at the start."""
         given = self.unrolled
-        middle = torch.full((len(next(iter(pairs.a.values()))),), given.lam).to(next(iter(pairs.a.values())))
-
-        def value(scores: Tensors, hard: bool) -> Tensor:
-            moved = mixed(pairs, scores, self.aligner.config.sinkhorn_iterations, hard=hard, sharpness=given.sharpness)
-            return objective(pairs.a, moved, middle, 0)
-
         with torch.no_grad():
-            reference = value({n: s.detach() for n, s in start.items()}, True)
-        total = relative(value(trajectory[-1], given.hard), reference)
-        if given.earlier and len(trajectory) > 1:
-            which = int(torch.randint(len(trajectory) - 1, (), generator=generator))
-            total = total + given.earlier * relative(value(trajectory[which], given.hard), reference)
+            reference = self._value(objective, pairs, trajectory[0], True)
+        total = relative(self._value(objective, pairs, trajectory[-1], given.hard), reference)
+        if given.earlier and len(trajectory) > 2:
+            which = 1 + int(torch.randint(len(trajectory) - 2, (), generator=generator))
+            total = total + given.earlier * relative(self._value(objective, pairs, trajectory[which], given.hard), reference)
         return total / (1 + given.earlier)
 
     def _objective(self, case: Case, problem: Problem, pairs: Pairs, batch: tuple[Tensor, Tensor]) -> Objective:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning_fabric.loggers.csv_logs import CSVLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from graphalign.aligner import Aligner
 from graphalign.errors import CorruptFile, InvalidInput
@@ -80,11 +81,9 @@ def train(
             data.
         CorruptFile: a file that cannot be read.
     """
-    engine = settings.engine
     loggers = [CSVLogger(root_dir=out, name="metrics", flush_logs_every_n_steps=1), TensorBoardLogger(root_dir=out, name="tensorboard", version="")]
-    fabric = Fabric(
-        accelerator=engine.accelerator, devices=engine.devices, strategy=engine.strategy, precision=engine.precision, loggers=loggers
-    )  # type: ignore[arg-type]
+    engine: dict[str, Any] = asdict(settings.engine)
+    fabric = Fabric(**engine, loggers=loggers)
     fabric.launch()
     return _Run(settings, zoo, out, root, cache, fabric, progress).run(environment or {})
 
@@ -157,7 +156,8 @@ class _Run:
         self.optimiser.zero_grad()
         self.fabric.backward(total)
         norm = self.fabric.clip_gradients(self.loss, self.optimiser, max_norm=settings.clip, error_if_nonfinite=False)
-        if norm is not None and bool(torch.isfinite(norm)):  # one pair of broken networks must not end a run
+        assert norm is not None
+        if bool(torch.isfinite(norm)):  # one pair of broken networks must not end a run
             self.optimiser.step()
         family = draw.group.design.family
         values = {"loss": float(total.detach()), "gradient": float(norm), "rate": rate}
