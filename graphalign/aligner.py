@@ -31,6 +31,8 @@ MOST_CHOSEN = 512
 LEAST_CHOICE = 4
 """Candidates per code where the budget allows fewer than asked for: then fewer codes are used."""
 PRIOR = "prior."
+SHIPPED = Path(__file__).parent / "pretrained"
+"""The trained aligner that comes with the package."""
 
 
 @dataclass(frozen=True)
@@ -199,15 +201,13 @@ class Aligner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> Aligner:
-        """The aligner saved in a folder; without one the default aligner, whose scalars are those of the class.
+        """The aligner saved in a folder; without one the trained aligner that comes with the package (docs/model_card.md).
 
         Raises:
             InvalidInput: the folder has no config.json or model.safetensors.
             CorruptFile: the files cannot be read or belong to another model.
         """
-        if folder is None:
-            return cls()
-        folder = Path(folder)
+        folder = SHIPPED if folder is None else Path(folder)
         missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
         if missing:
             raise InvalidInput(f"{folder}: found no {' and no '.join(missing)}; pass a folder that save_pretrained wrote")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,50 @@ from torch import Tensor
 
 from graphalign import Aligner, AlignerConfig, CorruptFile, InvalidInput, group
 from graphalign.aligner import kernel_agreement
+from graphalign.methods.gnn import GNN
+from graphalign.methods.problem import Problem
 from graphalign.weight_costs import unit_rows
 from tests.networks import FAMILIES
 from tests.planted import RECOVERABLE, plant, recovered
 from tests.traced import Traced, cast, other_state, traced
 
 ALIGNER = Aligner(AlignerConfig(codes=64))
+TRAINED = Aligner.from_pretrained()
+TRAINED.config = replace(TRAINED.config, codes=32)
 SINGLE_PRECISION = ["mlp_3", "cnn_flatten", "vgg_11_bn", "resnet_basic", "encoder_layer_relu", "resnext", "gpt"]
 
 
-def scores(network: Traced, a: Mapping[str, Tensor], b: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+def scores(
+    network: Traced, a: Mapping[str, Tensor], b: Mapping[str, Tensor], seed: int = 0, aligner: Aligner = ALIGNER
+) -> dict[str, Tensor]:
     with torch.no_grad():
-        return ALIGNER.scores(network.architecture, a, b, seed=seed)
+        return aligner.scores(network.architecture, a, b, seed=seed)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("name", RECOVERABLE)
+def test_the_trained_aligner_recovers_planted_permutations(name: str, noise: float) -> None:
+    """With all of its steps."""
+    network = traced(name)
+    b, element = plant(network.spec, network.state, noise=noise, seed=0)
+    found = GNN(TRAINED)(Problem(network.spec, network.state, b, 0, network.architecture, network.model)).permutations
+    assert recovered(found, element) >= (1.0 if noise == 0 else 0.95)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SINGLE_PRECISION)
+def test_the_trained_aligner_is_equivariant_and_symmetric(name: str, dtype: torch.dtype) -> None:
+    """F(gA, hB) = g F(A, B) h^T and F(B, A) = F(A, B)^T, the choice of codes included."""
+    network, spec = traced(name), traced(name).spec
+    a, b = cast(network.state, dtype), cast(other_state(name), dtype)
+    generator = torch.Generator().manual_seed(4)
+    g, h = (group.random_element(spec, generator) for _ in range(2))
+    plain = scores(network, a, b, aligner=TRAINED)
+    moved = scores(network, group.apply_to_state(spec, g, a), group.apply_to_state(spec, h, b), aligner=TRAINED)
+    swapped = scores(network, b, a, aligner=TRAINED)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert max(float((plain[n][g[n]][:, h[n]] - moved[n]).abs().max()) for n in plain) <= tolerance
+    assert max(float((plain[n].T - swapped[n]).abs().max()) for n in plain) <= tolerance
 
 
 @pytest.mark.parametrize("name", RECOVERABLE)
