@@ -24,7 +24,7 @@ from graphalign.soft import SoftPermutation, soft_permutations
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import similarity_cosine
 
-CANDIDATE_BUDGET = 4e10
+CANDIDATE_BUDGET = 1e10
 """Multiplications of one network on all candidates, from which their number follows for large networks."""
 MOST_CHOSEN = 512
 """Codes that are used of those among which is chosen."""

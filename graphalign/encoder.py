@@ -28,7 +28,7 @@ MULTIPLY_BUDGET = 2e10
 FEWEST_CODES = 16
 """Codes of networks so large that the budget allows no more."""
 MOST_CODES = 4096
-MOST_IMAGES = 512
+MOST_IMAGES = 256
 """Most codes of a network whose units have feature maps: every position is a sample."""
 
 

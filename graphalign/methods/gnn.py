@@ -24,9 +24,9 @@ from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.synthetic import call_arguments
 from graphalign.program import Program
 
-STEP_BUDGET = 2e10
+STEP_BUDGET = 1e9
 """Multiplications of one step on all its inputs, from which their number follows for large networks without data."""
-FEWEST_EXAMPLES = 32
+FEWEST_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
     """
     program = Program(architecture)
     count = len(next(iter(inputs.values())))
-    most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / 10 / forward_cost(architecture))))
+    most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / forward_cost(architecture))))
     size = chunk_size(architecture)
     return [call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in range(0, most, size)]
 
