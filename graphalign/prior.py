@@ -67,7 +67,7 @@ class ImageMixture(nn.Module):
         codes = codes + self._cpu("spread")[kind] * torch.randn(codes.shape, generator=generator)
         mean = self._cpu("mean")
         images = mean + torch.einsum("nd,dchw->nchw", codes, self._cpu("basis"))
-        images = images + self._cpu("residual")[kind].reshape(-1, 1, 1, 1) * textures(count, tuple(mean.shape[1:]), generator)
+        images = images + self._cpu("residual")[kind].reshape(-1, 1, 1, 1) * textures(count, (mean.shape[1], mean.shape[2]), generator)
         pixels = images * self._cpu("scale")[kind].reshape(-1, 1, 1, 1) + self._cpu("offset")[kind].reshape(-1, 1, 1, 1)
         form = torch.multinomial(torch.tensor(NORMALISATIONS), count, replacement=True, generator=generator).reshape(-1, 1, 1, 1)
         pixels = pixels.clamp(0, 1)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graphalign import Aligner, AlignerConfig, CorruptFile, InvalidInput, group
-from graphalign.aligner import kernel_agreement
+from graphalign.aligner import SHIPPED, kernel_agreement
 from graphalign.methods.gnn import GNN
 from graphalign.methods.problem import Problem
 from graphalign.weight_costs import unit_rows
@@ -200,8 +200,11 @@ def test_saved_aligners_come_back_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-def test_the_default_aligner_needs_no_files() -> None:
-    assert Aligner.from_pretrained().config == AlignerConfig()
+def test_the_aligner_of_the_package_is_trained() -> None:
+    aligner = Aligner.from_pretrained()
+    assert aligner.prior is not None
+    assert aligner.config.candidates > 1
+    assert sum(f.stat().st_size for f in SHIPPED.iterdir()) <= 10e6
 
 
 def test_missing_files_are_all_named(tmp_path: Path) -> None:
