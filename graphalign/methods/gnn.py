@@ -27,6 +27,10 @@ from graphalign.program import Program
 STEP_BUDGET = 1e9
 """Multiplications of one step on all its inputs, from which their number follows for large networks without data."""
 FEWEST_EXAMPLES = 64
+REFINE_BUDGET = 2e11
+"""Multiplications of all steps without data, from which the number of steps follows for large networks unless it is given."""
+PASSES_OF_A_STEP = 4
+"""Forward passes that a step costs: one with its derivative, and one to judge."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class GNN:
 
     Attributes:
         aligner: an `Aligner`, or the folder of a saved one; the one that comes with the package if None.
-        steps: of refinement; the aligner's own number if None, 0 for the scores alone.
+        steps: of refinement, 0 for the scores alone; if None the aligner's own number, or without data as many of them as a large network
+            can afford.
         examples: most inputs of the user that are read.
         predictions: see `Consensus`.
     """
@@ -69,13 +74,22 @@ class GNN:
         with torch.no_grad():
             scores = aligner.scores(problem.architecture, a, b, inputs, seed=problem.seed)
         found = Solution(assign_spec(problem.spec, scores), scores)
-        steps = aligner.config.steps if self.steps is None else self.steps
+        steps = self._steps(aligner, problem, inputs)
         if not steps or problem.module is None or not problem.spec.cells or not refinable(problem):
             return found
         try:
             return self._refine(aligner, problem, scores, inputs, steps)
         except UnsupportedNetwork:  # it has no derivative
             return found
+
+    def _steps(self, aligner: Aligner, problem: Problem, inputs: Mapping[str, Tensor]) -> int:
+        if self.steps is not None:
+            return self.steps
+        if problem.data is not None or not inputs:
+            return aligner.config.steps
+        assert problem.architecture is not None
+        step = PASSES_OF_A_STEP * example_count(problem.architecture, inputs) * forward_cost(problem.architecture)
+        return min(aligner.config.steps, int(REFINE_BUDGET / step))
 
     def _inputs(self, aligner: Aligner, problem: Problem, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
         assert problem.architecture is not None
@@ -111,10 +125,14 @@ def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
         inputs: codes by placeholder name, (C, *shape).
     """
     program = Program(architecture)
-    count = len(next(iter(inputs.values())))
-    most = min(count, max(FEWEST_EXAMPLES, int(STEP_BUDGET / forward_cost(architecture))))
+    most = example_count(architecture, inputs)
     size = chunk_size(architecture)
     return [call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in range(0, most, size)]
+
+
+def example_count(architecture: Architecture, inputs: Mapping[str, Tensor]) -> int:
+    """How many of the codes a step sees."""
+    return min(len(next(iter(inputs.values()))), max(FEWEST_EXAMPLES, int(STEP_BUDGET / forward_cost(architecture))))
 
 
 def refinable(problem: Problem) -> bool:
