@@ -201,7 +201,7 @@ class Aligner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> Aligner:
-        """The aligner saved in a folder; without one the trained aligner that comes with the package (docs/model_card.md).
+        """The aligner saved in a folder; without one the trained aligner that comes with the package (graphalign/pretrained/README.md).
 
         Raises:
             InvalidInput: the folder has no config.json or model.safetensors.
