@@ -24,6 +24,7 @@ from graphalign.experiments.experiment import PairExperiment
 from graphalign.experiments.population import Images, Recipe, trained
 from graphalign.experiments.results import Table
 from graphalign.merging import merge
+from graphalign.methods.gnn import UNTRAINED
 from graphalign.pairwise import align
 from graphalign.repairing import repair
 
@@ -38,7 +39,8 @@ RECIPES: dict[str, Recipe] = {name: population.RECIPES[name] for name in ("vgg-w
 METHODS: dict[str, Mapping[str, Any]] = {
     "naive": {"method": "naive"},
     "weight": {"method": "weight"},
-    "gnn, untrained": {"method": "gnn"},
+    "gnn, untrained, no data": {"method": UNTRAINED},
+    "gnn": {"method": "gnn"},
     "activation": {"method": "activation"},
     "activation, consensus": {"method": "activation", "refine": "consensus"},
 }

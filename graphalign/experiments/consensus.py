@@ -29,7 +29,7 @@ from graphalign.experiments.population import RECIPES, Images, read_images, trai
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.methods.activation import Activation
 from graphalign.methods.consensus import Consensus
-from graphalign.methods.gnn import GNN
+from graphalign.methods.gnn import UNTRAINED
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.sinkhorn import Goal, Sinkhorn
 from graphalign.methods.weight import Weight
@@ -98,7 +98,7 @@ class Found:
 def solve(problems: Sequence[Problem], images: Images, labels: bool) -> dict[str, Found]:
     """Every method's solutions for pairs of one architecture; those that can work on all pairs at once do so."""
     found = {WEIGHT: _each(Weight(), problems), ACTIVATION: _each(Activation(), problems)}
-    gnn = _each(GNN(), problems)
+    gnn = _each(UNTRAINED, problems)
     for name, start, steps in ((FEW, found[ACTIVATION], 5), (MANY, found[ACTIVATION], 10), (MORE, found[ACTIVATION], 20), (GNN_REFINED, gnn, 10)):
         pairs = zip(problems, start.solutions, strict=True)
         started = [replace(p, start=s.permutations, scores=s.scores) for p, s in pairs]

@@ -23,7 +23,7 @@ from graphalign.experiments import population
 from graphalign.experiments.experiment import PairExperiment
 from graphalign.experiments.population import Images, Recipe, trained
 from graphalign.experiments.results import Table
-from graphalign.methods.gnn import GNN
+from graphalign.methods.gnn import UNTRAINED
 from graphalign.methods.naive import Naive
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.weight import Weight
@@ -46,7 +46,7 @@ METHODS: dict[str, Callable[[Problem], Solution]] = {
     "naive": Naive(),
     PUBLISHED: published,
     "weight": Weight(),
-    "gnn, untrained": GNN(),
+    "gnn, untrained": UNTRAINED,
 }
 
 

@@ -32,7 +32,7 @@ from graphalign.experiments.population import Images, Recipe, read_images, train
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import keep_initialisation
 from graphalign.methods.activation import Activation
-from graphalign.methods.gnn import GNN
+from graphalign.methods.gnn import UNTRAINED
 from graphalign.methods.joint_objective import joint_objective, place
 from graphalign.methods.problem import Problem
 from graphalign.methods.registry import Solver
@@ -120,11 +120,11 @@ ROWS: dict[str, Row] = {
     NAIVE: Row(lambda networks: [group.identity(networks.architecture.spec) for _ in networks.states]),
     "weight matching to a reference": Row(to_reference(Weight()), every_reference=True),
     "activation matching to a reference": Row(to_reference(Activation()), every_reference=True),
-    "gnn, untrained, to a reference": Row(to_reference(GNN()), every_reference=True),
+    "gnn, untrained, to a reference": Row(to_reference(UNTRAINED), every_reference=True),
     "MergeMany from the identity": Row(jointly(start="identity")),
     "MergeMany from weight matching": Row(jointly()),
     "MergeMany from weight matching, best of 5": Row(jointly(restarts=4)),
-    "MergeMany from the gnn": Row(lambda networks: jointly(start=to_reference(GNN())(networks))(networks)),
+    "MergeMany from the untrained gnn": Row(lambda networks: jointly(start=to_reference(UNTRAINED)(networks))(networks)),
     "Frank-Wolfe from the identity": Row(jointly(algorithm="frank_wolfe", start="identity")),
     "Frank-Wolfe from perturbed uniform": Row(jointly(algorithm="frank_wolfe", start="random", softness=0.9)),
     "Frank-Wolfe from weight matching": Row(jointly(algorithm="frank_wolfe")),

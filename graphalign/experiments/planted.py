@@ -24,14 +24,14 @@ from graphalign.experiments.floor import published
 from graphalign.experiments.networks import FAMILIES, residual_mlp
 from graphalign.experiments.results import Table, environment, publish
 from graphalign.experiments.training import initialise
-from graphalign.methods.gnn import GNN
+from graphalign.methods.gnn import GNN, UNTRAINED
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.weight import Weight
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import unit_rows
 
 Method = Callable[[Problem], Solution]
-METHODS: dict[str, Method] = {"gnn, untrained": GNN(), "weight": Weight()}
+METHODS: dict[str, Method] = {"gnn": GNN(), "gnn, untrained": UNTRAINED, "weight": Weight()}
 ALL_METHODS: dict[str, Method] = {**METHODS, "weight matching, published": published}
 FIRST_SEED = 7000
 NOISES = (0.0, 0.1)

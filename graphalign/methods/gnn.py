@@ -142,6 +142,10 @@ def refinable(problem: Problem) -> bool:
     return problem.data is not None or any(example.is_floating_point() for example in inputs)
 
 
+UNTRAINED = GNN(Aligner(), steps=0)
+"""Random codes, weights of the messages set by hand, and no steps: what training starts from."""
+
+
 @lru_cache(maxsize=4)
 def pretrained(folder: str | Path | None) -> Aligner:
     """The aligner of a folder, read once."""
