@@ -12,7 +12,14 @@ def methods(settings: Settings) -> Report:
     return run(settings)
 
 
-SUITES: dict[str, Suite] = {"methods": methods}
+def published(settings: Settings) -> Report:
+    """Seconds per pair by DEEP-ALIGN's protocol: one pass, activation matching on 50,000 images, 1,000 Sinkhorn steps."""
+    from graphalign.bench.published import run
+
+    return run(settings)
+
+
+SUITES: dict[str, Suite] = {"methods": methods, "published": published}
 
 
 def describe(name: str) -> str:
