@@ -86,7 +86,7 @@ def run(settings: Settings) -> Report:
         collect(parts, assignment_cases(settings, cores), cores)
     results = {
         "title": "Our methods and other implementations",
-        "command": command(settings, bool(versions)),
+        "command": settings.command("methods"),
         "seed": settings.seed,
         "environment": {**where, "threads": 1},
         "repetitions": settings.repetitions,
@@ -111,12 +111,6 @@ def collect(parts: dict[str, list[dict[str, Any]]], found: Sequence[Case], threa
         raise MeasurementFailed("bench: some measurements failed:\n" + "\n".join(f"  - {line}" for line in failed))
     for case, row in zip(found, rows, strict=True):
         parts[case.part].append(row)
-
-
-def command(settings: Settings, peers: bool) -> str:
-    """The command line that measures the same."""
-    options = f" --repetitions {settings.repetitions} --seed {settings.seed}"
-    return "graphalign bench methods" + options + " --peers FOLDER" * peers + " --quick" * settings.quick
 
 
 def cases(settings: Settings, implementation: str) -> list[Case]:

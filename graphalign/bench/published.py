@@ -62,8 +62,15 @@ def run(settings: Settings) -> Report:
         {"name": name, "seconds": statistics.median(values), "spread": max(values) - min(values), "factor": parts[name][2]}
         for name, values in seconds.items()
     ]
-    results = {**where, "seed": settings.seed, "repetitions": settings.repetitions, "threads": torch.get_num_threads(),
-               "tracing": tracing, "rows": rows}  # fmt: skip
+    results = {
+        "title": "The published protocol of the speed",
+        "command": settings.command("published"),
+        "seed": settings.seed,
+        "environment": where,
+        "repetitions": settings.repetitions,
+        "tracing": tracing,
+        "rows": rows,
+    }
     return Report(results, [table(results)])
 
 
@@ -79,7 +86,7 @@ def table(results: dict[str, Any]) -> Table:
         rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['spread']:.3f}", measured, *ratios])
     published = ["DEEP-ALIGN, as published", "0.44", "", "", *(f"{slow_s / fast:.1f}" for slow_s, fast in PUBLISHED.values())]
     return Table(
-        f"Seconds per pair of CIFAR-10 CNNs, tracing ({results['tracing']:.2f} s) apart, {results['threads']} threads",
+        f"Seconds per pair of CIFAR-10 CNNs, tracing ({results['tracing']:.2f} s) apart, {results['environment']['threads']} threads",
         ["method", "median", "spread", "part measured", f"activation matching, {IMAGES:,} images / it", f"Sinkhorn, {STEPS:,} steps / it"],
         [*rows, published],
     )

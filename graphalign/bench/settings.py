@@ -27,6 +27,11 @@ class Settings:
     quick: bool = False
     peers: Path | None = None
 
+    def command(self, suite: str) -> str:
+        """The command line that measures the same."""
+        options = f" --repetitions {self.repetitions} --seed {self.seed}"
+        return f"graphalign bench {suite}" + options + " --peers FOLDER" * (self.peers is not None) + " --quick" * self.quick
+
 
 @dataclass(frozen=True)
 class Report:
