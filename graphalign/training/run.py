@@ -22,7 +22,7 @@ from graphalign.files import atomic_write
 from graphalign.training.cases import Cases
 from graphalign.training.objective import Loss
 from graphalign.training.sampling import Sampler, in_turns, select
-from graphalign.training.settings import Settings
+from graphalign.training.settings import BEST, Settings
 from graphalign.training.start import starting_aligner
 from graphalign.training.teachers import Teachers
 from graphalign.training.validation import MODES, Barriers, Judge, ratio
@@ -173,7 +173,7 @@ class _Run:
             self.fabric.log_dict({"validation/ratio": score, **ratios, **means}, step=step)
             if score < self.best:
                 self.best, self.best_step, self.kept["best"] = score, step, found
-                self.aligner.save_pretrained(self.out / "best")
+                self.aligner.save_pretrained(self.out / BEST)
         else:
             found = {}
         self.fabric.barrier()

@@ -16,6 +16,10 @@ from graphalign.training.teachers import Teacher
 Part = TypeVar("Part")
 
 
+BEST = "best"
+"""Folder of a run in which its best aligner is."""
+
+
 @dataclass(frozen=True)
 class PriorSettings:
     """The prior of images; see `fit_prior`.

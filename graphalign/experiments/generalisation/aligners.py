@@ -11,6 +11,7 @@ from typing import Any
 
 from graphalign.aligner import Aligner
 from graphalign.errors import InvalidInput
+from graphalign.training.settings import BEST
 
 UNTRAINED, SHIPPED = "untrained", "shipped"
 
@@ -20,7 +21,7 @@ class Source:
     """Where an aligner comes from.
 
     Attributes:
-        origin: "untrained", "shipped", or the folder of a saved aligner.
+        origin: "untrained", "shipped", the folder of a saved aligner, or that of a training run, whose best aligner it is.
         settings: fields of its configuration that are replaced.
     """
 
@@ -30,7 +31,13 @@ class Source:
     @property
     def exists(self) -> bool:
         """Whether there is an aligner to load."""
-        return self.origin in (UNTRAINED, SHIPPED) or (Path(self.origin) / "config.json").is_file()
+        return self.origin in (UNTRAINED, SHIPPED) or (self.folder / "config.json").is_file()
+
+    @property
+    def folder(self) -> Path:
+        """Where `origin` has its files, if it is a folder."""
+        best = Path(self.origin) / BEST
+        return best if best.is_dir() else Path(self.origin)
 
     def load(self) -> Aligner:
         """The aligner.
@@ -39,7 +46,7 @@ class Source:
             InvalidInput: the folder holds no aligner, or a setting is unknown.
             CorruptFile: its files cannot be read.
         """
-        aligner = Aligner() if self.origin == UNTRAINED else Aligner.from_pretrained(None if self.origin == SHIPPED else self.origin)
+        aligner = Aligner() if self.origin == UNTRAINED else Aligner.from_pretrained(None if self.origin == SHIPPED else self.folder)
         if self.settings:
             try:
                 aligner.config = replace(aligner.config, **self.settings)

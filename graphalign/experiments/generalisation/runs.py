@@ -221,8 +221,8 @@ class Run:
         chosen = [c for c in self.columns.values() if not only.columns or c.name in only.columns]
         missing = {
             source.origin: f"aligners.{name}: found no aligner in {source.origin}, expected a folder with config.json; train it, or choose other rows or columns"
-            for row in self.rows if (not only.rows or row.key in only.rows) and row.groups(self.zoo)
-            for column in chosen if (name := self._set(row, column)) is not None
+            for row in self.rows
+            for column in chosen if any(only.has(row, g, column.name) for g in row.groups(self.zoo)) and (name := self._set(row, column)) is not None
             for source in self.sets[name] if not source.exists
         }  # fmt: skip
         if problems or missing:

@@ -25,6 +25,14 @@ def test_sets_of_aligners(tmp_path: Path) -> None:
     assert not Source(str(tmp_path / "seed1"), {}).exists
 
 
+def test_the_folder_of_a_run_stands_for_its_best_aligner(tmp_path: Path) -> None:
+    Aligner().save_pretrained(tmp_path / "run" / "best")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    source = Source(str(tmp_path / "run"), {})
+    assert source.exists
+    assert digest(source.load()) == digest(Aligner())
+
+
 def test_the_digest_tells_aligners_apart() -> None:
     first, second, third = Aligner(), Aligner(), Source("untrained", {"rounds": 7}).load()
     assert digest(first) == digest(second)
