@@ -55,14 +55,14 @@ class _Scaling(torch.autograd.Function):
         if not float(torch.minimum(kernel.amin(), rows.amin())) > -WIDEST.get(scores.dtype, 0.0):
             return sinkhorn_of_logarithms(scores, iterations), scores.new_empty(0), scores.new_empty(0)
         kernel.exp_()
-        log_u, log_v = rows, columns.mT.contiguous()  # the maxima that were taken out of K
+        log_u, log_v = rows.mT.contiguous(), columns  # the maxima that were taken out of K
         trail = []
         for _ in range(iterations):
-            u, v = log_u.exp(), log_v.exp()
-            sums, sums_t = kernel @ v, kernel.mT @ u
+            u, v = log_u.exp(), log_v.exp()  # rows: batches of a row times a matrix are several times faster than matrix times column
+            sums, sums_t = v @ kernel.mT, u @ kernel
             log_u, log_v = 0.5 * (log_u - sums.log()), 0.5 * (log_v - sums_t.log())
             trail.append(torch.stack([u, v, sums, sums_t]))
-        return log_u.exp() * kernel * log_v.exp().mT, kernel, torch.stack(trail)
+        return log_u.exp().mT * kernel * log_v.exp(), kernel, torch.stack(trail)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -80,15 +80,15 @@ class _Scaling(torch.autograd.Function):
                 expected = sinkhorn_of_logarithms(start, ctx.iterations)
                 return torch.autograd.grad(expected, start, gradient, create_graph=again)[0], None
         flow = gradient * result
-        to_u, to_v = flow.sum(-1, keepdim=True), flow.sum(-2, keepdim=True).mT.contiguous()  # of the logarithms of u and v
+        to_u, to_v = flow.sum(-1).unsqueeze(-2), flow.sum(-2, keepdim=True)  # of the logarithms of u and v
         left, right = [], []
         for u, v, sums, sums_t in (step.unbind(0) for step in trail.flip(0).unbind(0)):
             to_sums, to_sums_t = -0.5 * to_u / sums, -0.5 * to_v / sums_t
             left += [to_sums, u]
             right += [v, to_sums_t]
-            to_u = torch.addcmul(0.5 * to_u, u, kernel @ to_sums_t)
-            to_v = torch.addcmul(0.5 * to_v, v, kernel.mT @ to_sums)
-        return torch.addcmul(flow, torch.cat(left, -1) @ torch.cat(right, -1).mT, kernel), None
+            to_u = torch.addcmul(0.5 * to_u, u, to_sums_t @ kernel.mT)
+            to_v = torch.addcmul(0.5 * to_v, v, to_sums @ kernel)
+        return torch.addcmul(flow, torch.cat(left, -2).mT @ torch.cat(right, -2), kernel), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], scores: Tensor, iterations: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
