@@ -116,6 +116,8 @@ class ImagePrior(nn.Module):
         for index, (kind, mixture) in enumerate(self.kinds.items()):
             number = left if index == len(self.kinds) - 1 else count * weights[kind] // sum(weights.values())
             left -= number
+            if not number:
+                continue
             images = mixture(number, generator)
             if images.shape[1] != channels:
                 images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
@@ -145,6 +147,8 @@ def mixed_codes(
         return input_codes(shape, count, generator)
     spatial = len(shape) >= 3 and image == tuple(shape[-3:])
     random = math.ceil(count * (made_up if spatial else max(made_up, 0.5)))
+    if random == count:
+        return input_codes(shape, count, generator)
     each = math.prod(shape) // math.prod(image)
     drawn = prior.draw(image, (count - random) * each, generator).reshape(count - random, *shape)
     mixed = torch.cat([drawn, input_codes(shape, random, generator)])

@@ -107,6 +107,14 @@ def test_codes_mix_images_with_random_ones(prior: ImagePrior) -> None:
     assert mixed_codes(prior, 0.25, (1, 7), 5, generator()).shape == (5, 1, 7)
 
 
+@pytest.mark.parametrize("made_up", [0.0, 1.0])
+def test_codes_may_be_of_one_kind_and_few(prior: ImagePrior, made_up: float) -> None:
+    colour = ImagePrior({"grey": prior.kinds["grey"].state_dict(), "colour": prior.kinds["grey"].state_dict()})
+    codes = mixed_codes(colour, made_up, (2, 1, 8, 8), 1, generator())
+    assert codes.shape == (1, 2, 1, 8, 8)
+    assert bool(codes.isfinite().all())
+
+
 def test_the_fit_has_the_moments_of_the_data() -> None:
     x, _ = data.digits().tensors
     big = torch.nn.functional.interpolate(x, size=(28, 28), mode="bilinear", antialias=True)
