@@ -151,7 +151,7 @@ def mixed_codes(
         return input_codes(shape, count, generator)
     each = math.prod(shape) // math.prod(image)
     drawn = prior.draw(image, (count - random) * each, generator).reshape(count - random, *shape)
-    mixed = torch.cat([drawn, input_codes(shape, random, generator)])
+    mixed = torch.cat([drawn, input_codes(shape, random, generator)]) if random else drawn
     return mixed[torch.randperm(count, generator=generator)]
 
 
