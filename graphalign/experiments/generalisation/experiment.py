@@ -17,14 +17,14 @@ from graphalign.experiments.generalisation.case import family_of
 from graphalign.experiments.generalisation.columns import ROLE, read_columns
 from graphalign.experiments.generalisation.findings import Findings
 from graphalign.experiments.generalisation.goals import goal_tables
-from graphalign.experiments.generalisation.protocol import read_protocol
+from graphalign.experiments.generalisation.protocol import read_protocols
 from graphalign.experiments.generalisation.rows import FAMILIES, read_rows
 from graphalign.experiments.generalisation.runs import Progress, Run, Selection, Timing
 from graphalign.experiments.generalisation.store import Store
 from graphalign.experiments.results import Table, environment
 from graphalign.zoo.zoo import Zoo
 
-KEYS = ("title", "zoo", "population", "aligners", "protocol", "timing", "rows", "columns", "only", "again", "device", "report")
+KEYS = ("title", "zoo", "population", "aligners", "protocol", "protocols", "timing", "rows", "columns", "only", "again", "device", "report")
 REPORT = ("goals", "ratios", "heat_map", "curves", "sample_sizes")
 
 
@@ -34,7 +34,7 @@ def read_run(content: Mapping[str, Any], zoo: Zoo, work: Path, root: str | os.Pa
     Args:
         content: with the keys
             - aligners, rows, columns: see `read_sources`, `read_rows`, `read_columns`;
-            - protocol: fields of `Protocol`; timing: fields of `Timing`, or null for none;
+            - protocol: fields of `Protocol`; protocols: those that differ, by family; timing: fields of `Timing`, or null for none;
             - only: lists `rows`, `families`, `columns`; null or absent for all;
             - again: true to measure again what is there; device: "cpu" or "cuda", CUDA if there is one and it is absent;
             - title, report: see `results` and `report_tables`.
@@ -50,7 +50,7 @@ def read_run(content: Mapping[str, Any], zoo: Zoo, work: Path, root: str | os.Pa
     timing = content.get("timing")
     for name, found, known in (
         ("only", only, [f.name for f in fields(Selection)]), ("timing", timing or {}, [f.name for f in fields(Timing)]),
-        ("report", content.get("report") or {}, REPORT),
+        ("report", content.get("report") or {}, REPORT), ("protocols", content.get("protocols") or {}, FAMILIES),
     ):  # fmt: skip
         problems += [f"{name}: found {key!r}, expected some of {', '.join(known)}" for key in found if key not in known]
     if problems:
@@ -62,10 +62,11 @@ def read_run(content: Mapping[str, Any], zoo: Zoo, work: Path, root: str | os.Pa
         wanted |= {f"rows.{row.key}.trained": row.trained for row in rows}
     if unknown := [f"{where}: found {name!r}, expected a set of aligners: {', '.join(sets)}" for where, name in wanted.items() if name not in sets]:
         raise InvalidInput("configuration of the experiment:\n" + "\n".join(f"  - {p}" for p in unknown))
+    protocol, protocols = read_protocols(content.get("protocol") or {}, content.get("protocols") or {})
     run = Run(
-        zoo, rows, columns, sets, read_protocol(content.get("protocol") or {}),
+        zoo, rows, columns, sets, protocol,
         Store(work, bool(content.get("again", False))), root, content.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"),
-        None if timing is None else Timing(**{**timing, "rows": tuple(timing.get("rows") or ())}),
+        None if timing is None else Timing(**{**timing, "rows": tuple(timing.get("rows") or ())}), protocols,
     )  # fmt: skip
     return run, Selection(**{key: tuple(value or ()) for key, value in only.items()})
 
@@ -84,6 +85,7 @@ def results(run: Run, content: Mapping[str, Any], command: str) -> dict[str, Any
         "revisions": sorted({record["revision"] for record in records}),
         "devices": sorted({record["device"] for record in records}),
         "protocol": asdict(run.protocol),
+        "protocols": {family: asdict(protocol) for family, protocol in run.protocols.items()},
         "report": dict(content.get("report") or {}),
         "rows": list(dict.fromkeys(row.name for row in run.rows)),
         "families": [f for f in FAMILIES if f in found_families],

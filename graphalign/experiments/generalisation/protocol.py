@@ -46,16 +46,20 @@ class Protocol:
             raise InvalidInput("protocol: found " + "; ".join(problems))
 
 
-def read_protocol(content: Mapping[str, Any]) -> Protocol:
-    """The protocol of a configuration.
+def read_protocols(content: Mapping[str, Any], families: Mapping[str, Mapping[str, Any]]) -> tuple[Protocol, dict[str, Protocol]]:
+    """The protocol of a configuration, and those of families that have their own.
+
+    Args:
+        content: fields of `Protocol`.
+        families: fields that differ, by family.
 
     Raises:
         InvalidInput: unknown keys, or values out of range.
     """
     known = [f.name for f in fields(Protocol)]
-    if unknown := sorted(content.keys() - set(known)):
+    if unknown := sorted({key for found in (content, *families.values()) for key in found} - set(known)):
         raise InvalidInput(f"protocol: found {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
-    return Protocol(**content)
+    return Protocol(**content), {name: Protocol(**{**content, **changes}) for name, changes in families.items()}
 
 
 def round_robin(count: int, pairs: int) -> list[tuple[int, int]]:

@@ -77,6 +77,7 @@ class Run:
         root: of data sets that are not embedded.
         device: where everything is computed.
         timing: None if no seconds of single pairs are measured.
+        protocols: of families that are not measured by `protocol`, because their networks cost more.
     """
 
     zoo: Zoo
@@ -88,6 +89,7 @@ class Run:
     root: str | os.PathLike[str] | None = None
     device: str = "cpu"
     timing: Timing | None = None
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
     _loaded: dict[tuple[str, int], tuple[Aligner, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def measure(self, only: Selection, progress: Progress = lambda done, total, what: None) -> None:
@@ -105,7 +107,7 @@ class Run:
             if not tasks:
                 continue
             progress(done, total, f"{name}: opening")
-            case = open_case(self.zoo, groups[name], self.protocol, root=self.root, device=self.device)
+            case = open_case(self.zoo, groups[name], self._protocol(groups[name]), root=self.root, device=self.device)
             for task in tasks:
                 progress(done, total, f"{name}: {task.label}")
                 self._timed(case, task) if task.column is None else self._measured(case, task.column, task)
@@ -144,7 +146,7 @@ class Run:
 
     def _tasks(self, row: Row, group: Group) -> Iterator[_Task]:
         """The measurements of a group whose aligners are there."""
-        common = {"protocol": asdict(self.protocol), "networks": group.sha256, "device": self.device.split(":")[0]}
+        common = {"protocol": asdict(self._protocol(group)), "networks": group.sha256, "device": self.device.split(":")[0]}
         timed, digests = [], []
         for column in self.columns.values():
             name = self._set(row, column)
@@ -163,6 +165,9 @@ class Run:
         if self.timing is not None and self._is_timed(row, group, self.timing):
             yield _Task(f"{group.name}/{TIMING}", {**common, "columns": digests}, None, None, None, tuple(timed))
 
+    def _protocol(self, group: Group) -> Protocol:
+        return self.protocols.get(family_of(group), self.protocol)
+
     def _is_timed(self, row: Row, group: Group, timing: Timing) -> bool:
         first = [g.name for g in row.groups(self.zoo) if family_of(g) == family_of(group)][: timing.architectures]
         return group.name in first and (not timing.rows or row.key in timing.rows)
@@ -179,7 +184,7 @@ class Run:
     def _measured(self, case: Case, column: Column, task: _Task) -> None:
         """All pairs by the variant that is best on the first ones."""
         everything = list(range(len(case.pairs)))
-        first = everything[: self.protocol.tuning_pairs] if len(column.variants) > 1 else everything
+        first = everything[: self._protocol(case.group).tuning_pairs] if len(column.variants) > 1 else everything
         tried = {}
         for variant in column.variants:
             name = ", ".join(f"{k} {v}" for k, v in variant.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphalign.experiments.generalisation.findings import LEAST, Estimate, Findings
 from graphalign.experiments.results import Table
 
@@ -31,7 +33,15 @@ def figure_table(findings: Findings, figure: str) -> Table:
             f"{protocol['statistics_images']} training images at every point. Mean over architectures ± standard deviation over the pairs of an "
             f"architecture, at most {protocol['pairs']} pairs each; columns of several aligners are averaged over them."
         ]
+        notes += [_differing(protocol, families) for families in [findings.results.get("protocols")] if families]
     return Table(FIGURES[figure], ["family", "row", "architectures", *_titles(findings)], lines, notes)
+
+
+def _differing(protocol: Mapping[str, int], families: Mapping[str, Mapping[str, int]]) -> str:
+    own = {
+        family: ", ".join(f"{name} {value}" for name, value in found.items() if value != protocol[name]) for family, found in families.items()
+    }  # fmt: skip
+    return "Measured otherwise: " + "; ".join(f"{family}: {found}" for family, found in own.items()) + "."
 
 
 def ratio_table(findings: Findings, reference: str) -> Table:

@@ -94,6 +94,8 @@ def test_tables_show_what_there_is() -> None:
     barrier = tables.figure_table(found, "barrier")
     assert list(barrier.columns) == ["family", "row", "architectures", "weight matching", "trained"]
     assert barrier.rows == [["mlp", "width", "2", "1.250 ± 1.000", "0.562 ± 0.025"]]
+    other = {**found.results, "protocols": {"vgg": {**found.results["protocol"], "points": 5}}}
+    assert tables.figure_table(Findings(other), "barrier").notes[-1] == "Measured otherwise: vgg: points 5."
     assert tables.ratio_table(found, "weight").rows[0][:3] == ["mlp", "width", "1.00"]
     assert tables.timing_table(found).rows == [["mlp", "width", "a", "1.00", "0.25"]]
     assert [row[0] for row in tables.architecture_table(found).rows] == ["a", "b"]

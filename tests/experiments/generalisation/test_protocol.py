@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from graphalign.errors import InvalidInput
-from graphalign.experiments.generalisation.protocol import Protocol, read_protocol, round_robin
+from graphalign.experiments.generalisation.protocol import Protocol, read_protocols, round_robin
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 9, 16])
@@ -36,4 +36,11 @@ def test_wrong_settings_are_reported_at_once() -> None:
     with pytest.raises(InvalidInput, match="tuning_pairs=9, expected at most pairs=8"):
         Protocol(tuning_pairs=9)
     with pytest.raises(InvalidInput, match=r"found 'pears', expected some of pairs, tuning_pairs"):
-        read_protocol({"pears": 1})
+        read_protocols({"pears": 1}, {})
+    with pytest.raises(InvalidInput, match=r"found 'pears', expected some of pairs, tuning_pairs"):
+        read_protocols({}, {"vgg": {"pears": 1}})
+
+
+def test_families_change_what_they_name() -> None:
+    protocol, own = read_protocols({"pairs": 5, "points": 9}, {"vgg": {"points": 5}})
+    assert (protocol, own) == (Protocol(pairs=5, points=9), {"vgg": Protocol(pairs=5, points=5)})

@@ -112,6 +112,14 @@ def test_other_settings_of_the_measurement_are_another_measurement(zoo: Zoo, tmp
     assert len(renamed.records()) == 3
 
 
+def test_a_family_may_have_its_own_protocol(zoo: Zoo, tmp_path: Path) -> None:
+    run = run_of(zoo, tmp_path, protocols={"vgg-bn": replace(PROTOCOL, points=5, pairs=1, tuning_pairs=1)})
+    run.measure(Selection(columns=["naive"]))
+    found = {r["family"]: (len(r["psi"]), r["pairs"]) for r in run.records()}
+    assert found["vgg-bn"] == (5, 1)
+    assert found["mlp"] == (3, 3)
+
+
 def test_seconds_of_all_columns_come_from_one_process(zoo: Zoo, tmp_path: Path) -> None:
     columns = {**COLUMNS, "long": {"timed_only": True, "stages": [{"method": "sinkhorn", "sees": "labels", "steps": 12}]}}
     run, steps = run_of(zoo, tmp_path, columns, timing=Timing(rows=("width",), budget=0.01)), Steps()
