@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from graphalign import group
 from graphalign.architecture import Architecture
-from graphalign.assignment import assign_spec
+from graphalign.assignment import assign_group, assign_spec
+from graphalign.cellwise import CellScores, compare_cells, encode_large_pair, is_large
 from graphalign.codes import input_codes
+from graphalign.converted import Converted, sample_of
 from graphalign.encoder import FEWEST_CODES, Agreement, chunk_sizes, code_count, encode_pair, forward_cost, random_inputs
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, load_state, save_state
@@ -21,7 +24,7 @@ from graphalign.program import Program
 from graphalign.refiner import Refiner
 from graphalign.selection import agreement, choose, class_probabilities
 from graphalign.soft import SoftPermutation, soft_permutations
-from graphalign.spec import NetworkSpec
+from graphalign.spec import Cell, NetworkSpec
 from graphalign.weight_costs import similarity_cosine
 
 CANDIDATE_BUDGET = 1e10
@@ -30,6 +33,8 @@ MOST_CHOSEN = 512
 """Codes that are used of those among which is chosen."""
 LEAST_CHOICE = 4
 """Candidates per code where the budget allows fewer than asked for: then fewer codes are used."""
+SCORE_ENTRIES = 2**24
+"""Most entries of the scores of all cells that are held at once."""
 PRIOR = "prior."
 SHIPPED = Path(__file__).parent / "pretrained"
 """The trained aligner that comes with the package."""
@@ -106,20 +111,22 @@ class Aligner(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         program = Program(architecture)
-        sample = next(t for t in a.values() if t.is_floating_point())
+        sample = sample_of(a)
         count = self.config.codes or code_count(architecture)
         if self.config.candidates > 1:
             count = min(count, MOST_CHOSEN)
         most = max(count, int(CANDIDATE_BUDGET / forward_cost(architecture)))
         pool = random_inputs(program, min(self.config.candidates * count, most), sample, generator, self._draw)
         floating = any(example.is_floating_point() for example in program.inputs.values())
-        if self.config.candidates == 1 or not floating or not pool:
+        drawn = len(next(iter(pool.values()))) if pool else 0
+        used = max(FEWEST_CODES, min(count, drawn // LEAST_CHOICE))
+        if self.config.candidates == 1 or not floating or used >= drawn:
             return pool
         both = [self._predictions(program, tensors, pool) for tensors in (a, b)]
         if both[0] is None or both[1] is None:
             chosen = torch.arange(count)
         else:
-            chosen = choose(*agreement(both[0], both[1]), max(FEWEST_CODES, min(count, len(both[0]) // LEAST_CHOICE)))
+            chosen = choose(*agreement(both[0], both[1]), used)
         return {name: values[chosen.to(values.device)] for name, values in pool.items()}
 
     def _draw(self, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
@@ -155,7 +162,8 @@ class Aligner(nn.Module):
         """
         a, b = common_type(a, b)
         inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
-        return self.combine(architecture.spec, a, b, encode_pair(architecture, a, b, inputs, seed=seed))
+        encode = encode_large_pair if is_large(architecture) else encode_pair
+        return self.combine(architecture.spec, a, b, encode(architecture, a, b, inputs, seed=seed))
 
     def combine(
         self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], agreements: Agreement
@@ -173,18 +181,59 @@ class Aligner(nn.Module):
             for cell in spec.cells
         }
         scores = states
+        before: dict[str, Tensor] | None = None
         for _ in range(self.config.rounds):
             element = assign_spec(spec, {name: s.detach() for name, s in scores.items()})
-            kernels = kernel_agreement(spec, a, b, element)
-            scores = {name: states[name] + self.kernel_weight * kernels[name] for name in states}
+            if before is not None and group.same(element, before):
+                break  # the next round would be the last one again
+            before = element
+            scores = {c.name: states[c.name] + self.kernel_weight * kernel_agreement(spec, c, a, b, element) for c in spec.cells}
         return scores
 
     def permutations(
         self, architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0
     ) -> dict[str, Tensor]:
         """The permutations of B's units into A's slots that maximise the scores; LongTensor (U,) by cell."""
+        return self.solve(architecture, a, b, seed=seed)[0]
+
+    def solve(
+        self, architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor] | None = None, *, seed: int = 0, whole: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:  # fmt: skip
+        """The permutations of B's units into A's slots that maximise the scores, and the scores.
+
+        Where the scores of all cells together would have more than `SCORE_ENTRIES` entries, each cell is assigned as soon as its
+        states have been compared and its scores are dropped: the rounds, which need those of all cells at once, are left out, and None
+        comes back in the place of the scores.
+
+        Args:
+            architecture: shared by the two networks.
+            a: parameters and buffers of A by state-dict key.
+            b: those of B.
+            inputs: as for `scores`.
+            seed: of the codes.
+            whole: compute and return all scores however large they are.
+        """
         with torch.no_grad():
-            return assign_spec(architecture.spec, self.scores(architecture, a, b, seed=seed))
+            if whole or score_entries(architecture.spec) <= SCORE_ENTRIES:
+                scores = self.scores(architecture, a, b, inputs, seed=seed)
+                return assign_spec(architecture.spec, scores), scores
+            a, b = common_type(a, b)
+            inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
+            return self._assign_cells(architecture.spec, compare_cells(architecture, a, b, inputs, seed=seed)), None
+
+    def _assign_cells(self, spec: NetworkSpec, compared: Iterator[CellScores]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        waiting: dict[str, Tensor] = {}
+        for name, forward, backward in compared:
+            waiting[name] = forward.mul_(float(self.forward_weight)).add_(backward, alpha=float(self.backward_weight))
+            del forward, backward
+            cells = spec.groups[spec.by_name[name].group or name]
+            if all(cell.name in waiting for cell in cells):
+                found.update(assign_group(cells, waiting))
+                for cell in cells:
+                    del waiting[cell.name]
+        return {cell.name: found[cell.name] for cell in spec.cells}
 
     def soft_permutations(self, spec: NetworkSpec, scores: Mapping[str, Tensor]) -> dict[str, SoftPermutation]:
         """Doubly stochastic matrices by cell, by Sinkhorn of scores / temperature, for training."""
@@ -222,21 +271,22 @@ class Aligner(nn.Module):
         return aligner
 
 
-def common_type(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def common_type(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[Converted, Converted]:
     """Two state dicts without derivatives, their floating-point tensors in float64 if A has any of that type, in float32 otherwise."""
+    if isinstance(a, Converted) and isinstance(b, Converted):
+        return a, b
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in a.values()) else torch.float32
-    first, second = ({n: t.detach().to(dtype) if t.is_floating_point() else t for n, t in s.items()} for s in (a, b))
-    return first, second
+    return Converted(a, dtype), Converted(b, dtype)
+
+
+def score_entries(spec: NetworkSpec) -> int:
+    """Entries of the scores of all cells together."""
+    return sum(cell.units**2 for cell in spec.cells)
 
 
 def kernel_agreement(
-    spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Cosine of the weights of unit i of A and unit j of B with the neighbours of B permuted by `element`; (U, U) by cell."""
-    result = {}
-    for cell in spec.cells:
-        by_slot = similarity_cosine(spec, cell, a, b, element)
-        result[cell.name] = by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device)]
-    return result
+    spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
+) -> Tensor:
+    """Cosine of the weights of unit i of A and unit j of B with the neighbours of B permuted by `element`; (U, U)."""
+    by_slot = similarity_cosine(spec, cell, a, b, element)
+    return by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device)]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from graphalign import group
 from graphalign.errors import CorruptFile, InvalidInput
-from graphalign.files import load_state, read_metadata, save_state
+from graphalign.files import ORDER, load_state, read_metadata, save_state
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import spec_from_dict, spec_to_dict
+from graphalign.streamed import save_streamed
 
 Module = TypeVar("Module", bound=nn.Module)
 FORMAT = "graphalign-alignment-1"
@@ -75,6 +76,32 @@ class Alignment:
         if isinstance(network, nn.Module):
             return group.apply_to_module(self.spec, self.permutations, network)
         return group.apply_to_state(self.spec, self.permutations, network)
+
+    def apply_to_file(self, source: str | Path, target: str | Path, *, force: bool = False) -> None:
+        """Writes a copy of the checkpoint of B with its units in A's order, with one tensor in memory at a time.
+
+        Args:
+            source: any checkpoint that `graphalign.load_state` reads; left as it is.
+            target: ends in .safetensors; it appears complete or not at all.
+            force: replace an existing file.
+
+        Raises:
+            SpecMismatch: the checkpoint does not have the tensors of the spec.
+            InvalidInput: the target exists and `force` is not set, or cannot be written; or the source cannot be read.
+            CorruptFile: the source is damaged.
+        """
+        state = load_state(source)
+        group.check_state(self.spec, state, str(source))
+        layouts = {name: self.spec.axes_of_tensor[self.spec.aliases.get(name, name)] for name in state if self._moves(name)}
+        kept = {k: v for k, v in read_metadata(source).items() if k not in ("format", ORDER)}
+
+        def moved(name: str) -> Tensor:
+            return group.permute_tensor(self.spec, state[name], layouts[name], self.permutations) if name in layouts else state[name]
+
+        save_streamed(state, moved, target, kept, force=force)
+
+    def _moves(self, name: str) -> bool:
+        return self.spec.aliases.get(name, name) in self.spec.axes_of_tensor
 
     def inverse(self) -> Alignment:
         """The alignment of A into B's order."""

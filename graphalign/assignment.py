@@ -55,15 +55,16 @@ def assign(scores: Tensor) -> Tensor:
 
 def _assign_on_cpu(scores: Tensor) -> Tensor:
     dtype = scores.dtype if scores.dtype in (torch.float32, torch.float64) else torch.float64
-    costs = np.negative(scores.to("cpu", dtype).contiguous().numpy())
-    _check_finite(float(costs.min()), float(costs.max()))
-    best = costs.argmin(-1)
+    values = scores.to("cpu", dtype).contiguous().numpy()
+    _check_finite(float(values.min()), float(values.max()))
+    best = values.argmax(-1)
     reached = np.zeros(best.shape, bool)
     np.put_along_axis(reached, best, True, -1)
     settled = reached.all(-1)  # every column is the best of some row: no sum can be larger
     if not settled.all():
         threads = torch.get_num_threads() if os.getpid() == _IMPORTED_IN else 1  # lap's workers do not survive a fork
-        _, columns = lap.lapjvr_batch(costs[~settled] if settled.any() else costs, return_cost=False, n_threads=threads)
+        costs = np.negative(values[~settled] if settled.any() else values)
+        _, columns = lap.lapjvr_batch(costs, return_cost=False, n_threads=threads)
         best[~settled] = np.stack(columns)
     return torch.from_numpy(best.astype(np.int64, copy=False))
 

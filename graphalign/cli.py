@@ -114,7 +114,11 @@ def bench(
         typer.echo(f"{table}\n")
     if folder is not None:
         publish(folder, f"bench_{suite}", report.results, report.tables)
-        typer.echo(f"written: {folder / f'bench_{suite}.json'}, {folder / f'bench_{suite}.md'}", err=True)
+        files = [folder / f"bench_{suite}.json", folder / f"bench_{suite}.md"]
+        if report.draw is not None:
+            files.append(folder.parent / "images" / f"bench_{suite}.png" if folder.name == "results" else folder / f"bench_{suite}.png")
+            report.draw(files[-1])
+        typer.echo(f"written: {', '.join(map(str, files))}", err=True)
 
 
 def _part(text: str) -> tuple[int, int]:

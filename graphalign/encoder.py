@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphalign.architecture import Architecture
 from graphalign.codes import input_codes
+from graphalign.converted import sample_of
 from graphalign.program import Program, sweep
 from graphalign.spec import NetworkSpec
 
@@ -63,8 +64,11 @@ def find_taps(
     taps = []
     for step, labels in architecture.reads.items():
         flat = labels.reshape(-1)
+        distinct = labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())].unique()
         for cell in architecture.spec.cells:
             first = offsets[cell.name]
+            if not bool(((distinct >= first) & (distinct < first + cell.units)).any()):
+                continue
             where = torch.nonzero((flat >= first) & (flat < first + cell.units)).flatten()
             if not len(where):
                 continue
@@ -143,6 +147,10 @@ class Moments:
         """(V, V) correlations (cosines if not centred); rows and columns without variation are zero."""
         return self.product / _norm(self.square_a)[:, None] / _norm(self.square_b)[None]
 
+    def into_cosine(self) -> Tensor:
+        """`cosine` in the memory of the products, which are gone afterwards."""
+        return self.product.div_(_norm(self.square_a)[:, None]).div_(_norm(self.square_b)[None])
+
     def covariance(self) -> Tensor:
         """(V, V) means of the products of deviations."""
         return self.product / max(self.samples, 1)
@@ -189,7 +197,7 @@ def encode_pair(
     taps = find_taps(architecture, generator)
     count = codes or code_count(architecture)
     moments = {(tap.step, tap.cell, kind): Moments(centred=kind == "forward") for tap in taps for kind in ("forward", "backward")}
-    sample = next(t for t in a.values() if t.is_floating_point())
+    sample = sample_of(a)
     done = 0
     for values, cotangents in code_chunks(program, count, sample, generator, inputs):
         if not program.vectorised and done >= FEWEST_CODES:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,17 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights")
 ORDER = "graphalign.key_order"
 """Metadata entry that keeps the order of keys: safetensors files sort them, and the order says how a chain is connected."""
 
+FINITE_PART = 2**22
+"""Entries that are checked at once for being finite."""
+
 AnyPath = str | os.PathLike[str]
 
 
 def load_state(path: AnyPath) -> dict[str, Tensor]:
     """The state dict in a file, on the CPU.
+
+    Tensors are mapped from the file: the system reads them where they are used, so the file must not be overwritten in place
+    as long as they are; replacing it, as `save_state` does, is safe.
 
     Args:
         path: .safetensors, an index of shards (model.safetensors.index.json), or .pt/.pth/.bin as written by `torch.save`.
@@ -111,7 +118,8 @@ def _load_pickled(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(file)  # the format before torch 1.6 cannot be mapped
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except PermissionError as error:
         raise InvalidInput(f"{file} cannot be opened: {error.strerror or error}; make it readable") from None
     except pickle.UnpicklingError as error:
@@ -265,10 +273,12 @@ def _weight_problem(key: str, tensor: Tensor) -> str:
         leaf = key.rpartition(".")[2]
         is_weight = leaf in ("weight", "bias") or leaf.startswith(("weight_", "bias_"))
         return f"has dtype {tensor.dtype}, expected a floating-point type" if is_weight and tensor.dim() else ""
-    values = tensor.detach()
-    if values.element_size() == 1:  # 8-bit floats know no isfinite
-        values = values.float()
-    nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
+    values = tensor.detach().reshape(-1)
+    nan = infinite = 0
+    for part in values.split(FINITE_PART):
+        part = part.float() if part.element_size() == 1 else part  # 8-bit floats know no isfinite
+        if not bool(part.isfinite().all()):
+            nan, infinite = nan + int(part.isnan().sum()), infinite + int(part.isinf().sum())
     found = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
     return f"has {' and '.join(found)} of {tensor.numel()} entries" if found else ""
 

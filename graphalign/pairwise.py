@@ -23,6 +23,7 @@ from graphalign.files import check_weights, load_state
 from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
 from graphalign.methods.registry import name_of
 from graphalign.methods.transport import Transport
+from graphalign.skeleton import materialised, with_tensors
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal
 from graphalign.transport_plan import TransportPlan
@@ -42,12 +43,12 @@ def align(
 def align(
     a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
     loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
-    fixed: tuple[str, ...] = (), **options: Any,
+    fixed: tuple[str, ...] = (), module: nn.Module | None = None, **options: Any,
 ) -> Alignment: ...  # fmt: skip
 def align(
     a: Network, b: Network, *, example_input: Any = None, method: str | Solver = "gnn", data: Loader | None = None,
     loss: Loss = "cross_entropy", init: Start | None = None, refine: str | Solver | Sequence[str | Solver] = (), seed: int = 0,
-    fixed: tuple[str, ...] = (), **options: Any,
+    fixed: tuple[str, ...] = (), module: nn.Module | None = None, **options: Any,
 ) -> Alignment | TransportPlan:  # fmt: skip
     """The permutations that bring the units of B into the order of A; by method "transport" a plan between any widths.
 
@@ -65,6 +66,8 @@ def align(
         refine: methods that start, one after the other, from what was found before them.
         seed: of everything random; results are deterministic for a seed.
         fixed: operators or module paths through which nothing may move (see `trace`).
+        module: the network that two state dicts or files are weights of, where they are no plain chains. Its own weights are not used,
+            so it may be on the meta device; then files are mapped, and no more of them is in memory than is worked on.
         **options: settings of `method`, when it is given by name: the fields of its class.
 
     Raises:
@@ -83,6 +86,8 @@ def align(
                 "method 'transport' returns a plan between any widths, which has no init and no refine; for permutations of equal widths, "
                 "pass init='transport' to the method that refines them"
             )
+        if module is not None:
+            raise InvalidInput("method 'transport': found module=, expected the two networks as modules: their widths may differ")
         return _transport(solvers[0], a, b, example_input, data, seed, fixed)
     start = None
     if isinstance(init, (Alignment, Mapping)):
@@ -91,7 +96,7 @@ def align(
         solvers.insert(0, configure(init))
     for solver in solvers if start is not None else solvers[1:]:
         _check_starts(solver)
-    pair = prepare_pair(a, b, example_input, fixed)
+    pair = prepare_pair(a, b, example_input, fixed, module)
     if start is not None:
         group.check_element(pair.spec, start)
     return run_stages(solvers, pair.problem(seed=seed, data=data, loss=loss, start=start))
@@ -149,7 +154,9 @@ class Pair:
         return Problem(self.spec, self.a, self.b, seed, self.architecture, self.module, data, loss, start)
 
 
-def prepare_pair(a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = ()) -> Pair:
+def prepare_pair(
+    a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = (), module: nn.Module | None = None
+) -> Pair:
     """The shared architecture of two networks, and their checked weights.
 
     Raises:
@@ -157,6 +164,12 @@ def prepare_pair(a: Network, b: Network, example_input: Any, fixed: tuple[str, .
     """
     networks, states = _read(a, b)
     modules = [network for network in networks if isinstance(network, nn.Module)]
+    if module is not None:
+        if modules:
+            raise InvalidInput("align: found module= beside a network that is a module itself; expected two state dicts or files, or leave it out")
+        modules, example_input = [with_tensors(module, states[0], "network A")], materialised(example_input)
+        unsaved = _unsaved(modules[0])
+        states = [{**unsaved, **state} for state in states]
     if modules:
         _check_example(example_input)
         architectures = [trace_architecture(module, example_input, fixed=fixed) for module in modules]
@@ -182,10 +195,15 @@ def _read(a: Network, b: Network) -> tuple[list[Any], list[dict[str, Tensor]]]:
     networks = [load_state(x) if isinstance(x, (str, Path)) else x for x in (a, b)]
     states = [weights_of(network, name) for network, name in zip(networks, "AB", strict=True)]
     modules = [network for network in networks if isinstance(network, nn.Module)]
-    if len(modules) == 1:  # buffers that state dicts leave out belong to the code, not to the weights
-        unsaved = group.all_tensors(modules[0]).keys() - modules[0].state_dict().keys()
-        states = [{**{n: t for n, t in group.all_tensors(modules[0]).items() if n in unsaved}, **state} for state in states]
+    if len(modules) == 1:
+        states = [{**_unsaved(modules[0]), **state} for state in states]
     return networks, states
+
+
+def _unsaved(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that state dicts leave out: they belong to the code, not to the weights."""
+    saved = module.state_dict().keys()
+    return {name: tensor for name, tensor in group.all_tensors(module).items() if name not in saved}
 
 
 def _check_example(example_input: Any) -> None:

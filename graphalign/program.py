@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from graphalign.architecture import Architecture
+from graphalign.converted import sample_of
 from graphalign.vectorising import vectorise
 
 SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
@@ -63,10 +64,14 @@ class Program:
                 origin[node.name] = sources[0]
         return found
 
+    def results(self) -> list[fx.Node]:
+        """The steps whose values are the outputs."""
+        (output,) = (node for node in self.graph.graph.nodes if node.op == "output")
+        return list(output.args[0])
+
     def outputs(self) -> list[Tensor]:
         """The example's outputs on the fake device (shapes and dtypes)."""
-        (output,) = (node for node in self.graph.graph.nodes if node.op == "output")
-        return [node.meta["val"] for node in output.args[0]]
+        return [node.meta["val"] for node in self.results()]
 
     def run(
         self, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], nudges: Mapping[str, Tensor] | None = None
@@ -78,34 +83,27 @@ class Program:
             inputs: by placeholder name, shaped as the example.
             nudges: added to the activations read, by step (for derivatives with respect to them).
         """
-        architecture = self.architecture
-        sample = next(t for t in tensors.values() if t.is_floating_point())
-        place = _Place(sample.device, sample.dtype)
-        values: dict[str, Any] = {}
-        for placeholder, key in architecture.tensors.items():
-            values[placeholder] = tensors[key]
-        for placeholder, constant in architecture.constants.items():
-            values[placeholder] = place.tensor(constant)
-        values.update(inputs)
+        sample = sample_of(tensors)
         reads: dict[str, Tensor] = {}
-        return self._interpret(self.graph, values, place, reads, nudges or {}), reads
+        return self._interpret(self.graph, tensors, dict(inputs), Place(sample.device, sample.dtype), reads, nudges or {}), reads
 
     def _interpret(
-        self, graph: fx.GraphModule, values: dict[str, Any], place: _Place, reads: dict[str, Tensor], nudges: Mapping[str, Tensor]
-    ) -> Any:
+        self, graph: fx.GraphModule, tensors: Mapping[str, Tensor], values: dict[str, Any], place: Place, reads: dict[str, Tensor],
+        nudges: Mapping[str, Tensor],
+    ) -> Any:  # fmt: skip
         remaining = {node.name: len(node.users) for node in graph.graph.nodes}
+        read = self.architecture.reads if graph is self.graph else {}
         for node in graph.graph.nodes:
-            if node.op == "placeholder":
-                if node.name not in values:
-                    values[node.name] = None
-            elif node.op == "get_attr":
-                found = operator.attrgetter(str(node.target))(graph)
-                values[node.name] = place.tensor(found) if isinstance(found, Tensor) else found
-            elif node.op == "output":
+            for used in node.all_input_nodes:
+                if used.name not in values:
+                    values[used.name] = self.operand(used, tensors, place, graph)
+            if node.op == "output":
                 return fx.node.map_arg(node.args[0], lambda n: values[n.name])
-            else:
-                values[node.name] = self._call(node, values, place)
-            if graph is self.graph and node.name in self.architecture.reads:
+            if node.op not in ("placeholder", "get_attr"):
+                values[node.name] = self.call(node, values, place)
+            elif node.name in read and node.name not in values:
+                values[node.name] = self.operand(node, tensors, place, graph)
+            if node.name in read:
                 if node.name in nudges:
                     values[node.name] = values[node.name] + nudges[node.name]
                 reads[node.name] = values[node.name]
@@ -115,14 +113,25 @@ class Program:
                     values.pop(used.name, None)
         return None
 
-    def _call(self, node: fx.Node, values: dict[str, Any], place: _Place) -> Any:
+    def operand(self, node: fx.Node, tensors: Mapping[str, Tensor], place: Place, graph: fx.GraphModule | None = None) -> Any:
+        """The value of a node that is no step: a parameter or buffer, a constant, a nested graph, or None for what is left out."""
+        if node.op == "get_attr":
+            found = operator.attrgetter(str(node.target))(self.graph if graph is None else graph)
+            return place.tensor(found) if isinstance(found, Tensor) else found
+        if node.name in self.architecture.tensors:
+            return tensors[self.architecture.tensors[node.name]]
+        constant = self.architecture.constants.get(node.name)
+        return None if constant is None else place.tensor(constant)
+
+    def call(self, node: fx.Node, values: Mapping[str, Any], place: Place) -> Any:
+        """The value of one step, from those of the steps that it uses."""
         args: Any = fx.node.map_arg(node.args, lambda n: values[n.name])
         kwargs: Any = fx.node.map_arg(node.kwargs, lambda n: values[n.name])
         bodies = [i for i, a in enumerate(args) if isinstance(a, fx.GraphModule)]
         if bodies:
             body, operands = args[bodies[0]], args[bodies[0] + 1 :]
             names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
-            return self._interpret(body, dict(zip(names, operands, strict=True)), place, {}, {})
+            return self._interpret(body, {}, dict(zip(names, operands, strict=True)), place, {}, {})
         if any(word in str(node.target) for word in SKIPPED):
             return None
         if str(node.target).startswith("aten.scaled_dot_product_attention"):
@@ -157,16 +166,19 @@ def attention(
     return scores.softmax(-1) @ value
 
 
-class _Place:
+class Place:
     """The device and floating-point type of a run; types and devices that the trace recorded are replaced by them."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
 
     def tensor(self, value: Tensor) -> Tensor:
+        """A constant where and as it is computed with."""
         return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     def arguments(self, values: Any) -> Any:
+        """Arguments of an operator with the devices and floating-point types in them replaced."""
+
         def replaced(value: Any) -> Any:
             if isinstance(value, torch.dtype) and value.is_floating_point:
                 return self.dtype
@@ -242,7 +254,7 @@ def _one_by_one(
     program: Program, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cotangents: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`sweep` by plain automatic differentiation, for operators that cannot be vectorised."""
-    sample = next(t for t in tensors.values() if t.is_floating_point())
+    sample = sample_of(tensors)
     forward: dict[str, list[Tensor]] = {step: [] for step in program.architecture.reads}
     backward: dict[str, list[Tensor]] = {step: [] for step in program.architecture.reads}
     for index in range(len(next(iter(inputs.values())))):
@@ -266,7 +278,7 @@ def _all_at_once(
     """`sweep` vectorised over codes by `torch.func`."""
     steps = list(program.architecture.reads)
     floating = [i for i, out in enumerate(program.outputs()) if out.is_floating_point()]
-    sample = next(t for t in tensors.values() if t.is_floating_point())
+    sample = sample_of(tensors)
 
     def single(code: dict[str, Tensor], cotangent: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         shapes = {step: program.architecture.reads[step].shape for step in steps}

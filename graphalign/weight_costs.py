@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphalign import group
+from graphalign.converted import sample_of
 from graphalign.spec import AxisLayout, Cell, NetworkSpec
 
 OBJECTIVE_PART = 2**20
@@ -67,7 +68,7 @@ def similarity_cosine(
     B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held. Entries that are
     told apart only by an order inside blocks do not count (see `_is_comparable`).
     """
-    sample = next(t for t in a.values() if t.is_floating_point())
+    sample = sample_of(a)
     product = sample.new_zeros(cell.units, cell.units)
     squares_a, squares_b = sample.new_zeros(cell.units), sample.new_zeros(cell.units)
     for layout in spec.axes_of_cell[cell.name]:

@@ -178,7 +178,7 @@ def test_kernel_agreement_is_the_cosine_of_aligned_weights() -> None:
     rows = [torch.cat([unit_rows(x, s[x.tensor], cell) / (a[x.tensor].square().mean() + b[x.tensor].square().mean()).sqrt()
                        for x in spec.axes], 1) for s in (a, b)]  # fmt: skip
     expected = torch.nn.functional.normalize(rows[0], dim=1) @ torch.nn.functional.normalize(rows[1], dim=1).T
-    assert torch.allclose(kernel_agreement(spec, a, b, element)[cell.name], expected, atol=1e-5)
+    assert torch.allclose(kernel_agreement(spec, cell, a, b, element), expected, atol=1e-5)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------

@@ -319,3 +319,29 @@ def test_every_bad_tensor_is_listed() -> None:
 def test_an_empty_state_is_refused() -> None:
     with pytest.raises(InvalidInput, match="model_a is empty: there are no tensors; pass the state dict of a trained network"):
         check_weights({}, "model_a")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are listed on Linux only")
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_tensors_are_mapped_from_files_and_not_read(name: str, tmp_path: Path) -> None:
+    state = {"weight": torch.randn(64, 64), "bias": torch.randn(64)}
+    path = tmp_path / name
+    save_state(state, path) if name.endswith("safetensors") else torch.save(state, path)
+    before = path.read_bytes()
+    found = load_state(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+    found["weight"] += 1
+    assert path.read_bytes() == before, "what is written stays in memory"
+
+
+def test_checkpoints_of_old_versions_are_read_whole(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert load_state(tmp_path / "old.pt")["weight"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_non_finite_entries_are_counted_over_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphalign.files.FINITE_PART", 2)
+    weight = torch.tensor([[1.0, float("nan"), 2.0], [float("inf"), float("nan"), -float("inf")]])
+    with pytest.raises(InvalidInput, match="'weight' has 2 NaN and 2 infinite of 6 entries"):
+        check_weights({"weight": weight.T})

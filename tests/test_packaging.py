@@ -21,18 +21,18 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors inputs vectorising", ""),
-    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps tensors", "errors"),
+    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
-    "encoder": ("encoder codes program prior selection", "errors spec graph"),
+    "encoder": ("encoder cellwise codes program prior segments selection", "errors spec graph"),
     "aligner": ("aligner refiner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),
-    "align": ("pairwise matched verification", "errors spec converters assignment aligner alignment evaluation methods"),
+    "align": ("pairwise matched skeleton verification", "errors spec converters assignment aligner alignment evaluation methods"),
     "connectivity": ("connectivity curve curves barriers", "errors spec alignment evaluation"),
     "measures": ("comparison measures singular_vectors", "errors spec alignment evaluation activations align"),
     "merging": (
@@ -53,7 +53,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "demo demo_networks demo_report",
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
-    "bench": ("bench.*", "errors spec converters assignment aligner alignment evaluation methods align experiments zoo"),
+    "bench": ("bench.*", "errors spec converters assignment encoder aligner alignment evaluation methods align experiments zoo"),
     "cli": ("cli cli_experiment configuration", "errors configs zoo training demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}

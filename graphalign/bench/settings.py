@@ -40,10 +40,12 @@ class Report:
     Attributes:
         results: the contents of the results file, as `graphalign.experiments.results.publish` takes them.
         tables: generated from the results.
+        draw: writes a figure of the results to a path; None without one.
     """
 
     results: Mapping[str, Any]
     tables: Sequence[Table]
+    draw: Callable[[Path], None] | None = None
 
 
 Suite = Callable[[Settings], Report]

@@ -19,7 +19,21 @@ def published(settings: Settings) -> Report:
     return run(settings)
 
 
-SUITES: dict[str, Suite] = {"methods": methods, "published": published}
+def scale(settings: Settings) -> Report:
+    """Time and memory of every stage from 1e5 to 1e9 parameters, and how both grow."""
+    from graphalign.bench.scale import run
+
+    return run(settings)
+
+
+def startup(settings: Settings) -> Report:
+    """Time of imports, of the help text, and of the first and second call."""
+    from graphalign.bench.startup import run
+
+    return run(settings)
+
+
+SUITES: dict[str, Suite] = {"methods": methods, "published": published, "scale": scale, "startup": startup}
 
 
 def describe(name: str) -> str:

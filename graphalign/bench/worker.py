@@ -14,14 +14,18 @@ from typing import Any
 
 import torch
 
-from graphalign.bench.assignments import measure_assignments
+from graphalign.bench.assignments import measure_assignments, measure_one_assignment
 from graphalign.bench.implementations import measure_alignment
 from graphalign.bench.processes import ARGUMENTS, RESULT
+from graphalign.bench.scaling import measure_scale
 from graphalign.bench.transports import measure_transport
 
 Task = Callable[[Mapping[str, Any], Path], dict[str, Any]]
 """From arguments and the job's folder to facts; under "states" they may name state dicts that it has written there."""
-TASKS: dict[str, Task] = {"alignment": measure_alignment, "assignments": measure_assignments, "transport": measure_transport}
+TASKS: dict[str, Task] = {
+    "alignment": measure_alignment, "assignments": measure_assignments, "transport": measure_transport, "scale": measure_scale,
+    "solve": measure_one_assignment,
+}  # fmt: skip
 
 
 def work(folder: Path) -> None:

@@ -61,6 +61,8 @@ class Pairs:
 def stack(states: Sequence[Tensors], spec: NetworkSpec, like: Tensor) -> dict[str, Tensor]:
     """Floating-point tensors of several networks by state-dict key, (P, ...), without aliases; dtype and device of `like`."""
     names = [n for n in spec.shapes if n in states[0] and states[0][n].is_floating_point()]
+    if len(states) == 1:  # no copy
+        return {n: states[0][n].detach().to(like)[None] for n in names}
     return {n: torch.stack([state[n].detach().to(like) for state in states]) for n in names}
 
 

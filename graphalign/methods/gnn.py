@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphalign.aligner import Aligner, common_type
+from graphalign.aligner import SCORE_ENTRIES, Aligner, common_type, score_entries
 from graphalign.architecture import Architecture
-from graphalign.assignment import assign_spec
+from graphalign.converted import sample_of
 from graphalign.encoder import chunk_size, forward_cost
 from graphalign.errors import InvalidInput, UnsupportedNetwork
 from graphalign.example_batches import example_batches
@@ -43,7 +43,7 @@ class GNN:
     Attributes:
         aligner: an `Aligner`, or the folder of a saved one; the one that comes with the package if None.
         steps: of refinement, 0 for the scores alone; if None the aligner's own number, or without data as many of them as a large network
-            can afford.
+            can afford: none where its scores have more than `aligner.SCORE_ENTRIES` entries.
         examples: most inputs of the user that are read.
         predictions: see `Consensus`.
     """
@@ -71,31 +71,33 @@ class GNN:
         aligner = self.aligner if isinstance(self.aligner, Aligner) else pretrained(self.aligner)
         a, b = common_type(problem.a, problem.b)
         inputs = self._inputs(aligner, problem, a, b)
-        with torch.no_grad():
-            scores = aligner.scores(problem.architecture, a, b, inputs, seed=problem.seed)
-        found = Solution(assign_spec(problem.spec, scores), scores)
         steps = self._steps(aligner, problem, inputs)
-        if not steps or problem.module is None or not problem.spec.cells or not refinable(problem):
+        found = Solution(*aligner.solve(problem.architecture, a, b, inputs, seed=problem.seed, whole=steps > 0))
+        if not steps or found.scores is None:
             return found
         try:
-            return self._refine(aligner, problem, scores, inputs, steps)
+            return self._refine(aligner, problem, found.scores, inputs, steps)
         except UnsupportedNetwork:  # it has no derivative
             return found
 
     def _steps(self, aligner: Aligner, problem: Problem, inputs: Mapping[str, Tensor]) -> int:
+        if problem.module is None or not problem.spec.cells or not refinable(problem):
+            return 0
         if self.steps is not None:
             return self.steps
         if problem.data is not None or not inputs:
             return aligner.config.steps
         assert problem.architecture is not None
+        if score_entries(problem.spec) > SCORE_ENTRIES:  # a step holds them all, several times
+            return 0
         step = PASSES_OF_A_STEP * example_count(problem.architecture, inputs) * forward_cost(problem.architecture)
         return min(aligner.config.steps, int(REFINE_BUDGET / step))
 
-    def _inputs(self, aligner: Aligner, problem: Problem, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _inputs(self, aligner: Aligner, problem: Problem, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert problem.architecture is not None
         if problem.data is None:
             return aligner.codes(problem.architecture, a, b, seed=problem.seed)
-        sample = next(t for t in a.values() if t.is_floating_point())
+        sample = sample_of(a)
         program = Program(problem.architecture)
         parts = list(_first(example_batches(program, problem.data, sample, chunk_size(problem.architecture)), self.examples))
         return {name: torch.cat([part[name] for part in parts])[: self.examples] for name in parts[0]}
