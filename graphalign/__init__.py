@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from graphalign.files import load_state as load_state
     from graphalign.files import save_state as save_state
     from graphalign.graph import NeuronGraph as NeuronGraph
+    from graphalign.many import align_all as align_all
+    from graphalign.many import align_many as align_many
+    from graphalign.many import align_to as align_to
     from graphalign.matched import MatchedAverage as MatchedAverage
     from graphalign.matched import matched_average as matched_average
     from graphalign.measures import RowAgreement as RowAgreement
@@ -66,6 +69,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.federated": ("federated_average",),
     "graphalign.files": ("load_state", "save_state"),
     "graphalign.graph": ("NeuronGraph",),
+    "graphalign.many": ("align_all", "align_many", "align_to"),
     "graphalign.matched": ("MatchedAverage", "matched_average"),
     "graphalign.merging": ("merge",),
     "graphalign.measures": ("RowAgreement", "activation_correlation", "agreement", "distance"),

@@ -25,6 +25,7 @@ from graphalign.refiner import Refiner
 from graphalign.selection import agreement, choose, class_probabilities
 from graphalign.soft import SoftPermutation, soft_permutations
 from graphalign.spec import Cell, NetworkSpec
+from graphalign.vectorising import vectorise
 from graphalign.weight_costs import similarity_cosine
 
 CANDIDATE_BUDGET = 1e10
@@ -109,9 +110,21 @@ class Aligner(nn.Module):
             b: those of B.
             seed: of the draw.
         """
+        pool, count = self.pool(architecture, sample_of(a), seed=seed)
+        if count is None:
+            return pool
+        return select(pool, count, *(self.opinions(architecture, tensors, pool) for tensors in (a, b)))
+
+    def pool(self, architecture: Architecture, sample: Tensor, *, seed: int = 0) -> tuple[dict[str, Tensor], int | None]:
+        """The inputs from which those of a pair are chosen, by placeholder name, and how many at most; None if all of them are used.
+
+        Args:
+            architecture: of the networks.
+            sample: a tensor of their type and device.
+            seed: of the draw.
+        """
         generator = torch.Generator().manual_seed(seed)
         program = Program(architecture)
-        sample = sample_of(a)
         count = self.config.codes or code_count(architecture)
         if self.config.candidates > 1:
             count = min(count, MOST_CHOSEN)
@@ -119,22 +132,17 @@ class Aligner(nn.Module):
         pool = random_inputs(program, min(self.config.candidates * count, most), sample, generator, self._draw)
         floating = any(example.is_floating_point() for example in program.inputs.values())
         drawn = len(next(iter(pool.values()))) if pool else 0
-        used = max(FEWEST_CODES, min(count, drawn // LEAST_CHOICE))
-        if self.config.candidates == 1 or not floating or used >= drawn:
-            return pool
-        both = [self._predictions(program, tensors, pool) for tensors in (a, b)]
-        if both[0] is None or both[1] is None:
-            chosen = torch.arange(count)
-        else:
-            chosen = choose(*agreement(both[0], both[1]), used)
-        return {name: values[chosen.to(values.device)] for name, values in pool.items()}
+        all_used = self.config.candidates == 1 or not floating or chosen_of(drawn, count) >= drawn
+        return pool, None if all_used else count
 
     def _draw(self, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
         if self.prior is None:
             return input_codes(shape, count, generator)
         return mixed_codes(self.prior, self.config.made_up, shape, count, generator)
 
-    def _predictions(self, program: Program, tensors: Mapping[str, Tensor], pool: Mapping[str, Tensor]) -> Tensor | None:
+    def opinions(self, architecture: Architecture, tensors: Mapping[str, Tensor], pool: Mapping[str, Tensor]) -> Tensor | None:
+        """What a network says of the inputs of a pool, (C, N, K); see `graphalign.selection.class_probabilities`."""
+        program = Program(architecture)
         parts = []
         start = 0
         for size in chunk_sizes(program.architecture, len(next(iter(pool.values())))):
@@ -172,9 +180,9 @@ class Aligner(nn.Module):
 
         Args:
             spec: what may move.
-            a: parameters and buffers of A, without derivatives.
+            a: parameters and buffers of A, without derivatives; of P pairs stacked, (P, ...).
             b: those of B.
-            agreements: of `encode_pair`, which has no parameters.
+            agreements: of `encode_pair`, which has no parameters; of P pairs those of `encode_pairs`, and the scores are (P, U, U).
         """
         states = {
             cell.name: self.forward_weight * agreements.forward[cell.name] + self.backward_weight * agreements.backward[cell.name]
@@ -187,8 +195,16 @@ class Aligner(nn.Module):
             if before is not None and group.same(element, before):
                 break  # the next round would be the last one again
             before = element
-            scores = {c.name: states[c.name] + self.kernel_weight * kernel_agreement(spec, c, a, b, element) for c in spec.cells}
+            scores = {c.name: states[c.name] + self.kernel_weight * self._kernels(spec, c, a, b, element) for c in spec.cells}
         return scores
+
+    def _kernels(
+        self, spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
+    ) -> Tensor:
+        if element[cell.name].dim() == 1:
+            return kernel_agreement(spec, cell, a, b, element)
+        found: Tensor = vectorise(lambda *pair: kernel_agreement(spec, cell, *pair), dict(a), dict(b), dict(element))
+        return found
 
     def permutations(
         self, architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0
@@ -277,6 +293,27 @@ def common_type(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[Conve
         return a, b
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in a.values()) else torch.float32
     return Converted(a, dtype), Converted(b, dtype)
+
+
+def select(pool: Mapping[str, Tensor], count: int, first: Tensor | None, second: Tensor | None) -> dict[str, Tensor]:
+    """The inputs of a pool on which two networks agree most; the first ones if their outputs are no classes.
+
+    Args:
+        pool: by placeholder name, (C, *shape).
+        count: most inputs.
+        first: the `Aligner.opinions` of one network.
+        second: those of the other.
+    """
+    if first is None or second is None:
+        chosen = torch.arange(count)
+    else:
+        chosen = choose(*agreement(first, second), chosen_of(len(first), count))
+    return {name: values[chosen.to(values.device)] for name, values in pool.items()}
+
+
+def chosen_of(drawn: int, count: int) -> int:
+    """How many inputs are chosen, at most `count`, of those drawn."""
+    return max(FEWEST_CODES, min(count, drawn // LEAST_CHOICE))
 
 
 def score_entries(spec: NetworkSpec) -> int:

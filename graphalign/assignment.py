@@ -99,10 +99,10 @@ def assign_group(cells: tuple[Cell, ...], scores: Mapping[str, Tensor]) -> dict[
 
     Args:
         cells: the cells of the group, B blocks each.
-        scores: (U, U) scores by cell name.
+        scores: (U, U) scores by cell name; of cells without blocks (..., U, U).
 
     Returns:
-        LongTensor (U,) by cell name.
+        LongTensor (U,) by cell name; of cells without blocks (..., U).
     """
     blocks = cells[0].blocks
     if blocks == 1:
@@ -121,8 +121,21 @@ def assign_group(cells: tuple[Cell, ...], scores: Mapping[str, Tensor]) -> dict[
 
 
 def assign_spec(spec: NetworkSpec, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The element of the spec's group that maximises the scores of every cell; see `assign_group`."""
+    """The element of the spec's group that maximises the scores of every cell; see `assign_group`.
+
+    Args:
+        spec: what may move.
+        scores: by cell, (U, U), or (P, U, U) of P pairs.
+
+    Returns:
+        LongTensor (U,) or (P, U) by cell.
+    """
     found: dict[str, Tensor] = {}
     for cells in spec.groups.values():
-        found.update(assign_group(cells, scores))
+        own = {cell.name: scores[cell.name] for cell in cells}
+        if cells[0].blocks == 1 or own[cells[0].name].dim() == 2:
+            found.update(assign_group(cells, own))
+        else:
+            each = [assign_group(cells, dict(zip(own, parts, strict=True))) for parts in zip(*own.values(), strict=True)]
+            found.update({name: torch.stack([element[name] for element in each]) for name in own})
     return {cell.name: found[cell.name] for cell in spec.cells}

@@ -8,7 +8,7 @@ nothing depends on the number of layers, units, inputs or classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,8 @@ FEWEST_CODES = 16
 MOST_CODES = 4096
 MOST_IMAGES = 256
 """Most codes of a network whose units have feature maps: every position is a sample."""
+Sweep = Callable[[Program, Mapping[str, Tensor], Mapping[str, Tensor], Sequence[Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""Forward and backward states by step, as `graphalign.program.sweep`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def code_count(architecture: Architecture) -> int:
 
 @dataclass
 class Moments:
-    """Running sums of the products of states of A and B at one tap (Chan, Golub and LeVeque 1979).
+    """Running sums of the products of states of A and B at one tap (Chan, Golub and LeVeque 1979); of P pairs with a first axis P.
 
     Attributes:
         samples: number of codes times positions.
@@ -125,31 +127,32 @@ class Moments:
     product: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, a: Tensor, b: Tensor) -> None:
-        """Adds states of shape (V, samples)."""
-        count = a.shape[1]
-        mean_a, mean_b = (a.mean(1), b.mean(1)) if self.centred else (torch.zeros_like(a[:, 0]), torch.zeros_like(b[:, 0]))
-        a, b = a - mean_a[:, None], b - mean_b[:, None]
+        """Adds states of shape (V, samples), or (P, V, samples)."""
+        count = a.shape[-1]
+        mean_a, mean_b = (a.mean(-1), b.mean(-1)) if self.centred else (torch.zeros_like(a[..., 0]), torch.zeros_like(b[..., 0]))
+        a, b = a - mean_a[..., None], b - mean_b[..., None]
         total = self.samples + count
         if not self.samples:
             self.mean_a, self.mean_b = mean_a, mean_b
-            self.square_a, self.square_b, self.product = a.square().sum(1), b.square().sum(1), a @ b.T
+            self.square_a, self.square_b, self.product = a.square().sum(-1), b.square().sum(-1), a @ b.mT
         else:
             shift_a, shift_b = mean_a - self.mean_a, mean_b - self.mean_b
             factor = self.samples * count / total
-            self.square_a = self.square_a + a.square().sum(1) + factor * shift_a.square()
-            self.square_b = self.square_b + b.square().sum(1) + factor * shift_b.square()
-            self.product.addmm_(torch.cat([a, factor * shift_a[:, None]], 1), torch.cat([b, shift_b[:, None]], 1).T)
+            self.square_a = self.square_a + a.square().sum(-1) + factor * shift_a.square()
+            self.square_b = self.square_b + b.square().sum(-1) + factor * shift_b.square()
+            add = self.product.addmm_ if self.product.dim() == 2 else self.product.baddbmm_
+            add(torch.cat([a, factor * shift_a[..., None]], -1), torch.cat([b, shift_b[..., None]], -1).mT)
             self.mean_a = self.mean_a + shift_a * (count / total)
             self.mean_b = self.mean_b + shift_b * (count / total)
         self.samples = total
 
     def cosine(self) -> Tensor:
         """(V, V) correlations (cosines if not centred); rows and columns without variation are zero."""
-        return self.product / _norm(self.square_a)[:, None] / _norm(self.square_b)[None]
+        return self.product / _norm(self.square_a)[..., None] / _norm(self.square_b)[..., None, :]
 
     def into_cosine(self) -> Tensor:
         """`cosine` in the memory of the products, which are gone afterwards."""
-        return self.product.div_(_norm(self.square_a)[:, None]).div_(_norm(self.square_b)[None])
+        return self.product.div_(_norm(self.square_a)[..., None]).div_(_norm(self.square_b)[..., None, :])
 
     def covariance(self) -> Tensor:
         """(V, V) means of the products of deviations."""
@@ -162,7 +165,7 @@ class Moments:
 
 def _norm(squares: Tensor) -> Tensor:
     """Norms with a floor far below the layer's typical one, so that units which never react score zero."""
-    return squares.sqrt() + 1e-6 * squares.mean().sqrt() + torch.finfo(squares.dtype).tiny
+    return squares.sqrt() + 1e-6 * squares.mean(-1, keepdim=True).sqrt() + torch.finfo(squares.dtype).tiny
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,8 @@ class Agreement:
     """How alike the units of two networks are.
 
     Attributes:
-        forward: by cell, (U, U) mean correlation of forward states.
-        backward: by cell, (U, U) mean cosine of backward states.
+        forward: by cell, (U, U) mean correlation of forward states; (P, U, U) of P pairs.
+        backward: by cell, (U, U) mean cosine of backward states; (P, U, U) of P pairs.
     """
 
     forward: Mapping[str, Tensor]
@@ -193,23 +196,41 @@ def encode_pair(
         codes: number of codes drawn; from the multiplication budget if None.
     """
     generator = torch.Generator().manual_seed(seed)
-    program = Program(architecture)
+    program, sample = Program(architecture), sample_of(a)
     taps = find_taps(architecture, generator)
-    count = codes or code_count(architecture)
+    chunks = code_chunks(program, codes or code_count(architecture), sample, generator, inputs)
+    return compare(program, taps, a, b, chunks, sample, sweep, rows_at)
+
+
+def compare(
+    program: Program, taps: Sequence[Tap], a: Mapping[str, Tensor], b: Mapping[str, Tensor],
+    chunks: Iterable[tuple[dict[str, Tensor], list[Tensor]]], sample: Tensor, run: Sweep, rows: Callable[[Tap, Mapping[str, Tensor]], Tensor],
+) -> Agreement:  # fmt: skip
+    """The agreement of two networks, or of stacks of them.
+
+    Args:
+        program: that all run.
+        taps: where states are read.
+        a: tensors of A.
+        b: those of B.
+        chunks: codes of the inputs and of the outputs.
+        sample: a tensor of the type and device of the result.
+        run: makes the states.
+        rows: reads them at a tap, (V, samples) or (P, V, samples).
+    """
     moments = {(tap.step, tap.cell, kind): Moments(centred=kind == "forward") for tap in taps for kind in ("forward", "backward")}
-    sample = sample_of(a)
     done = 0
-    for values, cotangents in code_chunks(program, count, sample, generator, inputs):
+    for values, cotangents in chunks:
         if not program.vectorised and done >= FEWEST_CODES:
             break  # one code at a time is slow: the fewest must do
         done += len(next(iter(values.values())))
         for kind, states_a, states_b in zip(
-            ("forward", "backward"), sweep(program, a, values, cotangents), sweep(program, b, values, cotangents), strict=True
+            ("forward", "backward"), run(program, a, values, cotangents), run(program, b, values, cotangents), strict=True
         ):
             for tap in taps:
-                moments[(tap.step, tap.cell, kind)].add(rows_at(tap, states_a), rows_at(tap, states_b))
+                moments[(tap.step, tap.cell, kind)].add(rows(tap, states_a), rows(tap, states_b))
     cosines = ([moments[(tap.step, tap.cell, kind)].cosine() for tap in taps] for kind in ("forward", "backward"))
-    return Agreement(*(mean_over_taps(architecture.spec, taps, values, sample) for values in cosines))
+    return Agreement(*(mean_over_taps(program.architecture.spec, taps, values, sample) for values in cosines))
 
 
 def rows_at(tap: Tap, activations: Mapping[str, Tensor]) -> Tensor:
@@ -226,19 +247,20 @@ def rows_at(tap: Tap, activations: Mapping[str, Tensor]) -> Tensor:
 
 
 def mean_over_taps(spec: NetworkSpec, taps: Sequence[Tap], values: Sequence[Tensor], sample: Tensor) -> dict[str, Tensor]:
-    """Scores by cell, (U, U): of every pair of units the mean over the taps that carry both; zero where there is none.
+    """Scores by cell, (U, U) or (P, U, U): of every pair of units the mean over the taps that carry both; zero where there is none.
 
     Args:
         spec: names the cells.
         taps: where the units are read.
-        values: (V, V) for each tap.
+        values: (V, V) for each tap, or (P, V, V).
         sample: a tensor of the type and device of the result.
     """
-    scores = {cell.name: torch.zeros(cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
-    counts = {name: torch.zeros_like(s) for name, s in scores.items()}
+    stacks = values[0].shape[:-2] if values else ()
+    scores = {cell.name: torch.zeros(*stacks, cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
+    counts = {cell.name: torch.zeros(cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
     for tap, value in zip(taps, values, strict=True):
         rows, columns = tap.units[:, None].to(sample.device), tap.units[None].to(sample.device)
-        scores[tap.cell][rows, columns] += value
+        scores[tap.cell][..., rows, columns] += value
         counts[tap.cell][rows, columns] += 1
     return {name: s / counts[name].clamp(min=1) for name, s in scores.items()}
 

@@ -126,6 +126,11 @@ def apply_to_state(spec: NetworkSpec, element: Permutations, state: Mapping[str,
     """
     check_element(spec, element)
     check_state(spec, state)
+    return move_tensors(spec, element, state)
+
+
+def move_tensors(spec: NetworkSpec, element: Permutations, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`apply_to_state` for an element and tensors that are known to fit; may be vectorised over both by `torch.func.vmap`."""
     moved = dict(state)
     for name, layouts in spec.axes_of_tensor.items():
         if name in state:
@@ -157,7 +162,7 @@ def gather_index(spec: NetworkSpec, layout: AxisLayout, element: Permutations) -
     index = torch.arange(layout.length)
     for cell in layout.cells:
         positions = torch.from_numpy(layout.positions(cell))
-        index[positions.flatten()] = positions[element[cell].cpu()].flatten()
+        index = index.index_put((positions.flatten(),), positions[element[cell].cpu()].flatten())
     return index
 
 

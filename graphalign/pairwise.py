@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -19,16 +17,14 @@ from graphalign.converters.trace import trace_architecture
 from graphalign.correspondence import differing_widths
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.evaluation import Loader, Loss
-from graphalign.files import check_weights, load_state
 from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
 from graphalign.methods.registry import name_of
 from graphalign.methods.transport import Transport
+from graphalign.reading import Network, Reader, weights_of
 from graphalign.skeleton import materialised, with_tensors
 from graphalign.spec import NetworkSpec
-from graphalign.spec_format import require_equal
 from graphalign.transport_plan import TransportPlan
 
-Network = nn.Module | Mapping[str, Tensor] | str | Path
 Start = str | Solver | Alignment | Mapping[str, Tensor]
 """A method that runs first, or permutations that are known already."""
 ANY_WIDTHS = 'Pass two networks of one architecture, or use method="transport", which fuses the same layers in different widths.'
@@ -94,8 +90,7 @@ def align(
         start = dict(init.permutations if isinstance(init, Alignment) else init)
     elif init is not None:
         solvers.insert(0, configure(init))
-    for solver in solvers if start is not None else solvers[1:]:
-        _check_starts(solver)
+    check_order(solvers, started=start is not None)
     pair = prepare_pair(a, b, example_input, fixed, module)
     if start is not None:
         group.check_element(pair.spec, start)
@@ -111,10 +106,26 @@ def run_stages(solvers: Sequence[Solver], problem: Problem) -> Alignment:
         seconds = time.perf_counter() - begun
         history.append(Stage(name_of(solver), seconds, solution.objective, solution.losses))
         problem = replace(problem, start=solution.permutations, scores=solution.scores)
+    return alignment_of(problem, history)
+
+
+def alignment_of(solved: Problem, history: Sequence[Stage]) -> Alignment:
+    """The alignment of a problem whose `start` is the solution, by the stages that led there."""
+    assert solved.start is not None
     return Alignment(
-        problem.spec, solution.permutations, "+".join(stage.method for stage in history), problem.seed,
+        solved.spec, solved.start, "+".join(stage.method for stage in history), solved.seed,
         sum(stage.seconds for stage in history), tuple(history),
     )  # fmt: skip
+
+
+def check_order(solvers: Sequence[Solver], *, started: bool = False) -> None:
+    """Returns nothing if every solver but the first can start from what was found before; the first too if there are permutations.
+
+    Raises:
+        InvalidInput: one cannot.
+    """
+    for solver in solvers if started else solvers[1:]:
+        _check_starts(solver)
 
 
 def _check_starts(solver: Solver) -> None:
@@ -155,27 +166,28 @@ class Pair:
 
 
 def prepare_pair(
-    a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = (), module: nn.Module | None = None
-) -> Pair:
-    """The shared architecture of two networks, and their checked weights.
+    a: Network, b: Network, example_input: Any, fixed: tuple[str, ...] = (), module: nn.Module | None = None,
+    reader: Reader | None = None,
+) -> Pair:  # fmt: skip
+    """The shared architecture of two networks, and their checked weights; what the reader knows already is not read again.
 
     Raises:
         As `align`.
     """
-    networks, states = _read(a, b)
+    reader = Reader() if reader is None else reader
+    networks, states = _read(a, b, reader)
     modules = [network for network in networks if isinstance(network, nn.Module)]
     if module is not None:
         if modules:
             raise InvalidInput("align: found module= beside a network that is a module itself; expected two state dicts or files, or leave it out")
         modules, example_input = [with_tensors(module, states[0], "network A")], materialised(example_input)
-        unsaved = _unsaved(modules[0])
-        states = [{**unsaved, **state} for state in states]
+        states = [reader.completed(state, modules[0]) for state in states]
     if modules:
         _check_example(example_input)
-        architectures = [trace_architecture(module, example_input, fixed=fixed) for module in modules]
+        architectures = [reader.architecture(module, example_input, fixed) for module in modules]
     else:
-        chains = [chain_network(state) for state in states]
-        architectures = [trace_architecture(m, x if example_input is None else example_input, fixed=fixed) for m, x in chains]
+        chains = [reader.chain(state) for state in states]
+        architectures = [reader.architecture(m, x if example_input is None else example_input, fixed) for m, x in chains]
         modules = [chains[0][0]]
     spec = architectures[0].spec
     if widths := differing_widths(spec, architectures[-1].spec):
@@ -183,27 +195,21 @@ def prepare_pair(
             "A and B have the same layers in different widths, which no permutation brings together:\n"
             + "\n".join(f"  - {line}" for line in widths) + f"\n{ANY_WIDTHS}"
         )  # fmt: skip
-    require_equal(spec, architectures[-1].spec)
+    reader.compare(spec, architectures[-1].spec)
     _check_keys(states[0], states[1], spec.aliases)
     for state, name in zip(states, "AB", strict=True):
-        _check_state(spec, state, name)
-    return Pair(architectures[0], states[0], states[1], _view(modules[0]))
+        reader.check(spec, state, name)
+    return Pair(architectures[0], states[0], states[1], reader.view(modules[0]))
 
 
-def _read(a: Network, b: Network) -> tuple[list[Any], list[dict[str, Tensor]]]:
+def _read(a: Network, b: Network, reader: Reader) -> tuple[list[Any], list[dict[str, Tensor]]]:
     """Modules or state dicts of two networks, and their tensors."""
-    networks = [load_state(x) if isinstance(x, (str, Path)) else x for x in (a, b)]
-    states = [weights_of(network, name) for network, name in zip(networks, "AB", strict=True)]
+    networks = [reader.load(x) for x in (a, b)]
+    states = [reader.weights(network, name) for network, name in zip(networks, "AB", strict=True)]
     modules = [network for network in networks if isinstance(network, nn.Module)]
     if len(modules) == 1:
-        states = [{**_unsaved(modules[0]), **state} for state in states]
+        states = [reader.completed(state, modules[0]) for state in states]
     return networks, states
-
-
-def _unsaved(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that state dicts leave out: they belong to the code, not to the weights."""
-    saved = module.state_dict().keys()
-    return {name: tensor for name, tensor in group.all_tensors(module).items() if name not in saved}
 
 
 def _check_example(example_input: Any) -> None:
@@ -211,16 +217,12 @@ def _check_example(example_input: Any) -> None:
         raise InvalidInput("align: found a module and no example_input; pass an input with which the module can be called")
 
 
-def _check_state(spec: NetworkSpec, state: Mapping[str, Tensor], name: str) -> None:
-    group.check_state(spec, state, f"network {name}")
-    check_weights({n: t for n, t in state.items() if n in spec.shapes}, f"network {name}")
-
-
 def _transport(
     settings: Transport, a: Network, b: Network, example_input: Any, data: Loader | None, seed: int, fixed: tuple[str, ...]
 ) -> TransportPlan:
     """The plan between two networks of any widths, each with an architecture of its own."""
-    networks, states = _read(a, b)
+    reader = Reader()
+    networks, states = _read(a, b, reader)
     modules: list[nn.Module | None] = []
     architectures = []
     for network, other, state, name in zip(networks, reversed(networks), states, "AB", strict=True):
@@ -234,34 +236,12 @@ def _transport(
             if example_input is not None and not isinstance(other, nn.Module):  # else it is an input of the other network
                 example = example_input
         architectures.append(trace_architecture(module, example, fixed=fixed))
-        _check_state(architectures[-1].spec, state, name)
+        reader.check(architectures[-1].spec, state, name)
     return settings.plan((architectures[0], architectures[1]), states[0], states[1], data, seed, modules[0])
 
 
 def _fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
     return all(name in state and state[name].shape == tensor.shape for name, tensor in group.all_tensors(module).items())
-
-
-def _view(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode that shares its parameters and buffers; the module's own mode is left as it is."""
-    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared).eval()
-
-
-def weights_of(network: Any, name: str) -> dict[str, Tensor]:
-    """Parameters and buffers of a module, or a state dict as it is.
-
-    Raises:
-        InvalidInput: neither a module nor a mapping of names to tensors.
-    """
-    if isinstance(network, nn.Module):
-        return group.all_tensors(network)
-    if isinstance(network, Mapping) and network and all(isinstance(v, Tensor) for v in network.values()):
-        return {str(k): v.detach() for k, v in network.items()}
-    found = "an empty mapping" if isinstance(network, Mapping) and not network else type(network).__name__
-    raise InvalidInput(
-        f"network {name}: found {found}, expected a torch.nn.Module, a state dict of tensors, or a checkpoint path"
-    )
 
 
 def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
@@ -275,4 +255,4 @@ def _check_keys(a: Mapping[str, Tensor], b: Mapping[str, Tensor], aliases: Mappi
         )
 
 
-__all__ = ["Network", "Pair", "align", "prepare_pair", "run_stages"]
+__all__ = ["Network", "Pair", "align", "alignment_of", "check_order", "prepare_pair", "run_stages", "weights_of"]

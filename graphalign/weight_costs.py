@@ -68,9 +68,7 @@ def similarity_cosine(
     B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held. Entries that are
     told apart only by an order inside blocks do not count (see `_is_comparable`).
     """
-    sample = sample_of(a)
-    product = sample.new_zeros(cell.units, cell.units)
-    squares_a, squares_b = sample.new_zeros(cell.units), sample.new_zeros(cell.units)
+    parts: tuple[Tensor, Tensor, Tensor] | None = None
     for layout in spec.axes_of_cell[cell.name]:
         if layout.tensor in spec.buffers or layout.tensor not in a or not _is_comparable(spec, layout):
             continue
@@ -78,9 +76,15 @@ def similarity_cosine(
         x, y = unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, placed, cell)
         own_a, own_b = (torch.linalg.vector_norm(rows, dim=1).square() for rows in (x, y))
         scale = (own_a.mean() + own_b.mean()) / x.shape[1] + torch.finfo(x.dtype).tiny
-        product += x @ y.T / scale
-        squares_a += own_a / scale
-        squares_b += own_b / scale
+        own = (x @ y.T / scale, own_a / scale, own_b / scale)
+        if parts is None:
+            parts = own
+            continue
+        for total, part in zip(parts, own, strict=True):
+            total += part
+    if parts is None:
+        return sample_of(a).new_zeros(cell.units, cell.units)
+    product, squares_a, squares_b = parts
     norms = [s.sqrt() + 1e-6 * s.mean().sqrt() + torch.finfo(s.dtype).tiny for s in (squares_a, squares_b)]
     return product / norms[0][:, None] / norms[1][None]
 

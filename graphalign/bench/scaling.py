@@ -105,7 +105,7 @@ def from_files(network: nn.Module, example: Tensor, generator: torch.Generator, 
     Alignment(spec, element).apply_to_file(files[0], files[1])
     probe = Probe()
     begun = settle()
-    watched = {**STAGES, "trace": "graphalign.pairwise.trace_architecture"}
+    watched = {**STAGES, "trace": "graphalign.reading.trace_architecture"}
     with probe.watching(**watched), probe.stage("other"):
         alignment = align(files[0], files[1], module=network, example_input=example)
     whole = max(probe.peak.values()) + begun

@@ -19,6 +19,13 @@ def published(settings: Settings) -> Report:
     return run(settings)
 
 
+def batch(settings: Settings) -> Report:
+    """Pairs per second of align_many and of a loop of align: distinct pairs, one to many, all pairs."""
+    from graphalign.bench.batch import run
+
+    return run(settings)
+
+
 def scale(settings: Settings) -> Report:
     """Time and memory of every stage from 1e5 to 1e9 parameters, and how both grow."""
     from graphalign.bench.scale import run
@@ -33,7 +40,7 @@ def startup(settings: Settings) -> Report:
     return run(settings)
 
 
-SUITES: dict[str, Suite] = {"methods": methods, "published": published, "scale": scale, "startup": startup}
+SUITES: dict[str, Suite] = {"methods": methods, "published": published, "batch": batch, "scale": scale, "startup": startup}
 
 
 def describe(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -41,8 +41,9 @@ class Steps:
     predictions: Choice = "auto"
 
     def solve(
-        self, problems: Sequence[Problem], pairs: Pairs, scores: Tensors, examples: list[list[Any]]
-    ) -> list[Solution]:
+        self, problems: Sequence[Problem], pairs: Pairs, scores: Tensors, examples: list[list[Any]],
+        own: Callable[[dict[str, Tensor]], Any] | None = None,
+    ) -> list[Solution]:  # fmt: skip
         """One solution per problem; the objective is the disagreement of the hard permutations at the midpoint.
 
         Args:
@@ -50,6 +51,7 @@ class Steps:
             pairs: the same, stacked.
             scores: by cell (P, U, U), scaled as the refiner wants them.
             examples: batches of the steps, each in parts.
+            own: where every pair has its own examples, see `Disagreement`.
 
         Raises:
             InvalidInput: predictions that are not finite.
@@ -57,8 +59,9 @@ class Steps:
         first = problems[0]
         assert first.module is not None
         forward = Forward(first.module, batch_statistics=True)
-        kind = self._kind(first, Forward(first.module), pairs.a, examples[0][0])
-        objective = Disagreement(forward, forward, pairs.a, pairs.b, examples, kind)
+        part = examples[0][0]
+        kind = self._kind(first, Forward(first.module), pairs.a, own({n: t[0] for n, t in part.items()}) if own else part)
+        objective = Disagreement(forward, forward, pairs.a, pairs.b, examples, kind, own)
         descent = Descent(Refined(self.refiner), self.steps, self.iterations, INTERVAL, self.every, None, judged=4)
         return descent(pairs, scores, [problem.seed for problem in problems], objective)
 

@@ -142,8 +142,8 @@ class Descent:
                     break
         curves = torch.stack(losses, 1).tolist() if losses else [[] for _ in seeds]
         return [
-            Solution(element, scores, value, tuple(curve))
-            for element, scores, value, curve in zip(best.elements, best.scores, best.values, curves, strict=True)
+            Solution({n: e[i] for n, e in best.elements.items()}, {n: x[i] for n, x in best.scores.items()}, value, tuple(curves[i]))
+            for i, value in enumerate(best.values.tolist())
         ]
 
     def _mix(self, pairs: Pairs, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,41 +160,55 @@ class Descent:
 
 
 class _Best:
-    """The best assignment of every pair so far."""
+    """The best assignment of every pair so far.
+
+    Attributes:
+        elements: by cell, (P, U).
+        scores: that led to them, by cell, (P, U, U).
+        values: (P,) in float64 on the CPU.
+    """
+
+    elements: dict[str, Tensor]
+    scores: dict[str, Tensor]
+    values: Tensor
 
     def __init__(self, pairs: Pairs, objective: Objective, batches: int) -> None:
         self.pairs, self.objective, self.batches = pairs, objective, batches
-        self.elements: list[dict[str, Tensor]] = []
-        self.scores: list[dict[str, Tensor]] = []
-        self.values: list[float] = []
+        self.elements, self.scores = {}, {}
 
     def update(self, scores: Mapping[str, Tensor]) -> bool:
         """Judges the assignment of the scores; whether any pair improved."""
-        detached = {name: s.detach() for name, s in scores.items()}
-        each = [{n: s[i].clone() for n, s in detached.items()} for i in range(len(next(iter(detached.values()))))]
-        found = [assign_spec(self.pairs.spec, scores) for scores in each]
-        kept = [i for i, old in enumerate(self.elements) if group.same(found[i], old)]
-        for i in kept:
-            self.scores[i] = each[i]
-        if len(kept) == len(found):
-            return False
-        values = self._judge(found)
+        scores = {name: s.detach() for name, s in scores.items()}
+        found = assign_spec(self.pairs.spec, scores)
         if not self.elements:
-            self.elements, self.scores, self.values = found, each, values
+            self.scores = {name: s.clone() for name, s in scores.items()}
+            self.elements, self.values = found, self._judge(found)
             return True
-        better = [i for i, value in enumerate(values) if value < self.values[i] or math.isnan(self.values[i])]
-        for i in better:
-            self.elements[i], self.scores[i], self.values[i] = found[i], each[i], values[i]
-        return bool(better)
+        same = torch.stack([(perm == self.elements[name]).all(-1) for name, perm in found.items()]).all(0)
+        better = torch.zeros_like(same)
+        if not bool(same.all()):
+            values = self._judge(found)
+            better = ~same & ((values < self.values) | self.values.isnan())
+            self.values = torch.where(better, values, self.values)
+            for name, perm in found.items():
+                self.elements[name] = torch.where(better[:, None], perm, self.elements[name])
+        for name, old in self.scores.items():
+            taken = torch.nonzero(same | better).flatten().to(old.device)
+            old[taken] = scores[name][taken]
+        return bool(better.any())
 
-    def _judge(self, elements: Sequence[Mapping[str, Tensor]]) -> list[float]:
+    def _judge(self, elements: Mapping[str, Tensor]) -> Tensor:
         pairs = self.pairs
-        each = [group.apply_to_state(pairs.spec, element, {n: t[i] for n, t in pairs.b.items()}) for i, element in enumerate(elements)]
-        moved = {n: torch.stack([state[n] for state in each]) for n in pairs.b}
-        middle = torch.full((len(elements),), 0.5).to(next(iter(pairs.a.values())))
+        if len(next(iter(elements.values()))) == 1:  # a gather of one network is faster and needs less memory
+            one = group.move_tensors(pairs.spec, {n: e[0] for n, e in elements.items()}, {n: t[0] for n, t in pairs.b.items()})
+            moved = {n: t[None] for n, t in one.items()}
+        else:
+            moved = vectorise(lambda e, b: group.move_tensors(pairs.spec, e, b), dict(elements), pairs.b)
+        sample = next(iter(pairs.a.values()))
+        middle = torch.full((len(sample),), 0.5).to(sample)
         with torch.no_grad():
             values = torch.stack([self.objective(pairs.a, moved, middle, batch) for batch in range(self.batches)])
-        return [float(value) for value in values.double().mean(0)]
+        return values.double().mean(0).cpu()
 
 
 def _backward(value: Tensor) -> None:

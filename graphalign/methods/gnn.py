@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +13,20 @@ from torch import Tensor
 
 from graphalign.aligner import SCORE_ENTRIES, Aligner, common_type, score_entries
 from graphalign.architecture import Architecture
+from graphalign.assignment import assign_spec
+from graphalign.cellwise import is_large
 from graphalign.converted import sample_of
 from graphalign.encoder import chunk_size, forward_cost
 from graphalign.errors import InvalidInput, UnsupportedNetwork
 from graphalign.example_batches import example_batches
+from graphalign.methods.candidates import Opinions
 from graphalign.methods.consensus import Choice, Steps
 from graphalign.methods.descent import Pairs
 from graphalign.methods.objectives import read_examples
 from graphalign.methods.problem import Problem, Solution
 from graphalign.methods.synthetic import call_arguments
 from graphalign.program import Program
+from graphalign.stacked import encode_pairs
 
 STEP_BUDGET = 1e9
 """Multiplications of one step on all its inputs, from which their number follows for large networks without data."""
@@ -80,6 +84,51 @@ class GNN:
         except UnsupportedNetwork:  # it has no derivative
             return found
 
+    def solve(self, problems: Sequence[Problem], opinions: Opinions | None = None) -> list[Solution]:
+        """The solutions of problems of one architecture: what each gets alone, up to rounding and ties.
+
+        Candidates for the codes are drawn once, and every network is asked for its opinion of them once. Problems whose seeds, devices or
+        types differ, and those of large networks, are solved one by one.
+
+        Args:
+            problems: that have the data and the integer tensors of the first.
+            opinions: of problems that were solved before, to be used and added to.
+
+        Raises:
+            InvalidInput: different architectures, or as a call.
+        """
+        if len(problems) == 1 or not _uniform(problems):
+            return [self(problem) for problem in problems]
+        aligner = self.aligner if isinstance(self.aligner, Aligner) else pretrained(self.aligner)
+        first, pairs = problems[0], Pairs.of(problems)
+        architecture = first.architecture
+        assert architecture is not None
+        if first.data is None:
+            inputs = (opinions or Opinions()).codes(aligner, problems)
+        else:
+            given = self._inputs(aligner, first, *common_type(first.a, first.b))
+            inputs = {name: values.expand(len(problems), *values.shape) for name, values in given.items()}
+        one = {name: values[0] for name, values in inputs.items()}
+        steps = self._steps(aligner, first, one)
+        with torch.no_grad():
+            shared = [{n: t for n, t in s.items() if not t.is_floating_point()} for s in (first.a, first.b)]
+            agreements = encode_pairs(architecture, pairs.a, pairs.b, inputs, seed=first.seed, shared=(shared[0], shared[1]))
+            scores = aligner.combine(pairs.spec, pairs.a, pairs.b, agreements)
+            found = assign_spec(pairs.spec, scores)
+            solutions = [Solution({n: e[i] for n, e in found.items()}, {n: s[i] for n, s in scores.items()}) for i in range(len(problems))]
+            begun = {name: aligner.refiner.begin(s) for name, s in scores.items()}
+        if not steps:
+            return solutions
+        layers = Steps(aligner.refiner, steps, aligner.config.sinkhorn_iterations, predictions=self.predictions)
+        try:
+            if first.data is not None:
+                return layers.solve(problems, pairs, begun, self._examples(first, pairs, one))
+            program = Program(architecture)
+            parts = [{n: t[:, part] for n, t in inputs.items()} for part in example_parts(architecture, one)]
+            return layers.solve(problems, pairs, begun, [parts], lambda own: call_arguments(program, own))
+        except UnsupportedNetwork:  # it has no derivative
+            return solutions
+
     def _steps(self, aligner: Aligner, problem: Problem, inputs: Mapping[str, Tensor]) -> int:
         if problem.module is None or not problem.spec.cells or not refinable(problem):
             return 0
@@ -127,9 +176,13 @@ def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
         inputs: codes by placeholder name, (C, *shape).
     """
     program = Program(architecture)
-    most = example_count(architecture, inputs)
-    size = chunk_size(architecture)
-    return [call_arguments(program, {n: t[i : min(i + size, most)] for n, t in inputs.items()}) for i in range(0, most, size)]
+    return [call_arguments(program, {n: t[part] for n, t in inputs.items()}) for part in example_parts(architecture, inputs)]
+
+
+def example_parts(architecture: Architecture, inputs: Mapping[str, Tensor]) -> list[slice]:
+    """The codes of every part of a step's batch."""
+    most, size = example_count(architecture, inputs), chunk_size(architecture)
+    return [slice(i, min(i + size, most)) for i in range(0, most, size)]
 
 
 def example_count(architecture: Architecture, inputs: Mapping[str, Tensor]) -> int:
@@ -152,6 +205,14 @@ UNTRAINED = GNN(Aligner(), steps=0)
 def pretrained(folder: str | Path | None) -> Aligner:
     """The aligner of a folder, read once."""
     return Aligner.from_pretrained(folder)
+
+
+def _uniform(problems: Sequence[Problem]) -> bool:
+    """Whether problems can be solved together: one seed, device and type of tensors, and a network that is not large."""
+    first = problems[0]
+    kinds = {(t.device, t.dtype == torch.float64) for p in problems for s in (p.a, p.b) for t in s.values() if t.is_floating_point()}
+    one = len(kinds) == 1 and len({problem.seed for problem in problems}) == 1
+    return one and first.architecture is not None and bool(first.spec.cells) and not is_large(first.architecture)
 
 
 def _first(parts: Iterator[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -62,12 +62,23 @@ class Disagreement:
 
     Classes: KL(p, q) with p the mean of the two softmax outputs and q that of the network between. Values: mean squared difference
     to the mean of the two outputs, over the variance of that mean.
+
+    Args:
+        forward: runs the network between.
+        networks: runs A and B.
+        a: tensors of A, (P, ...).
+        b: those of B.
+        examples: batches, each in parts.
+        kind: of the outputs.
+        own: where every pair has examples of its own, whose parts are dicts of tensors (P, ...): the batch of a call from those of one
+            pair.
     """
 
     def __init__(
-        self, forward: Forward, networks: Forward, a: Tensors, b: Tensors, examples: Sequence[Sequence[Any]], kind: Predictions
-    ) -> None:
-        self.forward, self.examples, self.kind = forward, examples, kind
+        self, forward: Forward, networks: Forward, a: Tensors, b: Tensors, examples: Sequence[Sequence[Any]], kind: Predictions,
+        own: Callable[[dict[str, Tensor]], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.forward, self.examples, self.kind, self.own = forward, examples, kind, own
         with torch.no_grad():
             self.targets = [[self._target(networks, a, b, part) for part in parts] for parts in examples]
 
@@ -79,11 +90,11 @@ class Disagreement:
     def _target(self, networks: Forward, a: Tensors, b: Tensors, part: Any) -> Tensor:
         """The averaged prediction of every pair, (P, ...)."""
 
-        def single(tensors: Mapping[str, Tensor]) -> Tensor:
-            outputs = prediction(networks(tensors, part))
+        def single(tensors: Mapping[str, Tensor], own: dict[str, Tensor]) -> Tensor:
+            outputs = prediction(networks(tensors, self.own(own) if self.own else part))
             return outputs if self.kind == "values" else outputs.softmax(class_axis(outputs))
 
-        both: list[Tensor] = [networks.many(single, dict(state)) for state in (a, b)]
+        both: list[Tensor] = [networks.many(single, dict(state), part if self.own else {}) for state in (a, b)]
         target = 0.5 * (both[0] + both[1])
         if not bool(target.isfinite().all()):
             raise InvalidInput(
@@ -94,12 +105,13 @@ class Disagreement:
 
     def __call__(self, a: Tensors, moved: Tensors, lam: Tensor, batch: int) -> Tensor:
         """Losses (P,)."""
+        examples = self.examples[batch]
 
-        def single(tensors: Mapping[str, Tensor], targets: Sequence[Tensor]) -> Tensor:
-            parts = zip(self.examples[batch], targets, strict=True)
+        def single(tensors: Mapping[str, Tensor], targets: Sequence[Tensor], own: list[dict[str, Tensor]]) -> Tensor:
+            parts = zip(map(self.own, own) if self.own else examples, targets, strict=True)
             return torch.stack([self._distance(prediction(self.forward(tensors, part)), target) for part, target in parts]).mean()
 
-        losses: Tensor = self.forward.many(single, between(a, moved, lam), self.targets[batch])
+        losses: Tensor = self.forward.many(single, between(a, moved, lam), self.targets[batch], list(examples) if self.own else [])
         return losses
 
     def _distance(self, outputs: Tensor, target: Tensor) -> Tensor:
