@@ -31,6 +31,8 @@ class Sinkhorn:
         rate: learning rate of Adam.
         iterations: of the Sinkhorn projection.
         confidence: share that the projection leaves to the unit chosen by permutations to start from; see `start_scores`.
+        spread: standard deviation to which the scores of an earlier method are scaled to start from them, which says more than its
+            permutations do; None starts from these.
         every: steps between two looks at the hard permutations.
         patience: stop after as many looks without a better one; None never stops early.
         examples: examples per step: batches of the loader are put together until there are as many.
@@ -41,6 +43,7 @@ class Sinkhorn:
     rate: float = 0.05
     iterations: int = 20
     confidence: float = 0.5
+    spread: float | None = None
     every: int = 5
     patience: int | None = 30
     examples: int = 256
@@ -48,6 +51,8 @@ class Sinkhorn:
     def __post_init__(self) -> None:
         if self.objective not in get_args(Goal):
             raise InvalidInput(f"sinkhorn: found objective {self.objective!r}, expected one of {', '.join(get_args(Goal))}")
+        if self.spread is not None and not self.spread > 0:
+            raise InvalidInput(f"sinkhorn: found spread={self.spread!r}, expected a positive number or None")
         check_descent("sinkhorn", self.steps, self.rate, self.iterations, self.confidence, self.every, self.examples)
 
     def __call__(self, problem: Problem) -> Solution:
@@ -66,7 +71,7 @@ class Sinkhorn:
         """
         pairs = Pairs.of(problems)
         sample = next(iter(pairs.a.values()))
-        scores = start_scores(problems, sample[0], confidence=self.confidence)
+        scores = start_scores(problems, sample[0], spread=self.spread, confidence=self.confidence)
         descent = Descent(
             Adam(self.rate), self.steps, self.iterations, INTERVALS[self.objective], self.every, self.patience, judged=8
         )  # fmt: skip

@@ -104,18 +104,21 @@ def write_group(folder: Path, group: Group, states: Sequence[Mapping[str, Tensor
 
 
 def read_states(folder: Path, group: Group) -> list[dict[str, Tensor]]:
-    """The state dicts of a group, one per seed.
+    """The state dicts of a group, one per seed; a group whose seeds are the first ones of those in the file gets the first networks.
 
     Raises:
         InvalidInput: the file is missing.
-        CorruptFile: it is damaged or holds other networks.
+        CorruptFile: it is damaged or holds fewer networks.
     """
     states: list[dict[str, Tensor]] = [{} for _ in group.seeds]
     for name, tensor in load_state(folder / group.file).items():
         index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(states):
-            raise CorruptFile(f"{folder / group.file}: found '{name}', expected tensors of {len(states)} networks; generate it again")
-        states[int(index)][key] = tensor
+        if not index.isdecimal():
+            raise CorruptFile(f"{folder / group.file}: found '{name}', expected names that start with the number of a network; generate it again")
+        if int(index) < len(states):
+            states[int(index)][key] = tensor
+    if missing := sum(not state for state in states):
+        raise CorruptFile(f"{folder / group.file}: found {len(states) - missing} networks, expected {len(states)}; generate it again")
     return states
 
 

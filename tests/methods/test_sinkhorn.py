@@ -67,6 +67,18 @@ def test_planted_permutations_are_recovered_from_weights_alone(name: str) -> Non
     assert found.objective == pytest.approx(0.0, abs=1e-10)
 
 
+def test_scores_of_an_earlier_method_say_more_than_its_permutations(problem: Problem) -> None:
+    scores = {c.name: torch.randn(c.size, c.size, generator=torch.Generator().manual_seed(3)) for c in problem.spec.cells}
+    known = replace(problem, start=assign_spec(problem.spec, scores), scores=scores)
+    from_scores = Sinkhorn(steps=1, rate=1e-6, spread=2.0, patience=None)(known).scores
+    assert from_scores is not None
+    for name, found in from_scores.items():
+        assert torch.allclose(found, 2.0 * scores[name] / scores[name].std(), atol=1e-4)
+    ignored = Sinkhorn(steps=1, rate=1e-6, patience=None)(known).scores
+    assert ignored is not None
+    assert all(int((found.abs() > 1e-3).sum()) == len(found) for found in ignored.values())
+
+
 @pytest.mark.parametrize("objective", ["midpoint", "random"])
 def test_the_loss_of_hard_permutations_falls(problem: Problem, objective: str) -> None:
     found = Sinkhorn(objective, steps=60, examples=64)(problem)  # type: ignore[arg-type]

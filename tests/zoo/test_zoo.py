@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -73,11 +75,22 @@ def test_a_data_set_is_read_once(population, monkeypatch):
     assert calls == [("digits", "root")]
 
 
+def test_fewer_seeds_are_the_first_networks(population):
+    group = population.select(section="signals")[0]
+    (first,) = population.states(replace(group, seeds=group.seeds[:1]))
+    whole = population.states(group)
+    assert len(whole) == 2
+    assert all(torch.equal(tensor, whole[0][name]) for name, tensor in first.items())
+
+
 def test_a_file_with_other_networks_is_refused(population):
     group = population.select(section="signals")[0]
     file = population.folder / group.file
     tensors = load_file(file)
-    save_file({**tensors, "2.0.weight": torch.zeros(1)}, file)
-    with pytest.raises(CorruptFile, match="found '2.0.weight', expected tensors of 2 networks"):
+    save_file({**tensors, "x.0.weight": torch.zeros(1)}, file)
+    with pytest.raises(CorruptFile, match="found 'x.0.weight', expected names that start with the number of a network"):
+        population.states(group)
+    save_file({n: t for n, t in tensors.items() if not n.startswith("1.")}, file)
+    with pytest.raises(CorruptFile, match="found 1 networks, expected 2; generate it again"):
         population.states(group)
     save_file(tensors, file)
