@@ -68,15 +68,17 @@ def test_means_are_over_aligners_pairs_and_architectures() -> None:
     assert weight.std == pytest.approx(math.sqrt((2.0 + 0.0) / 2))
 
 
-def test_goals_hold_or_fall_short_by_row() -> None:
-    records = [record(row, row, "weight", [1.0, 1.0]) for row in ("width", "depth")]
-    records += [record("width", "width", "trained", [0.5, 0.5], "t 1"), record("depth", "depth", "trained", [0.51, 0.51], "t 1")]
-    records += [record("width", "cnn", "weight", [1.0], family="cnn"), record("width", "cnn", "trained", [0.7], "t 1", family="cnn")]
+def test_goals_hold_over_all_architectures_or_in_every_row() -> None:
+    records = [record(row, row, column, [1.0, 1.0]) for row in ("width", "depth", "data", "recipe") for column in ("weight", "activation")]
+    records += [record(row, row, "trained", [value], "t 1") for row, value in (("width", 0.4), ("depth", 0.6), ("data", 0.5), ("recipe", 1.5))]
+    records += [record("width", "cnn", "weight", [1.0], family="cnn"), record("width", "cnn", "trained", [0.8], "t 1", family="cnn")]
     (table,) = goals.goal_tables(Findings(results(records)))
-    assert table.columns[4:6] == ["width", "depth"]
+    assert table.columns[4:] == ["width", "depth", "data", "recipe", "together", "verdict"]
     assert [list(row) for row in table.rows] == [
-        ["trained", "weight matching", "mlp", "0.5", "0.50", "0.51", "falls short: depth"],
-        ["trained", "weight matching", "cnn", "0.7", "0.70", "-", "holds"],
+        ["trained", "weight matching", "mlp", "0.5", "0.40", "0.60", "-", "-", "0.49", "holds; above it: depth"],
+        ["trained", "weight matching", "cnn", "0.7", "0.80", "-", "-", "-", "0.80", "falls short: width"],
+        ["trained", "activation matching", "mlp", "0.75", "0.40", "0.60", "-", "-", "0.49", "holds"],
+        ["trained", "activation matching", "mlp", "1", "-", "-", "0.50", "1.50", "0.87", "falls short: recipe"],
     ]
 
 
