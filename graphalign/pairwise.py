@@ -145,7 +145,7 @@ class Pair:
         architecture: what they share.
         a: parameters and buffers of A by state-dict key.
         b: those of B.
-        module: the network in eval mode, whose tensors are those of one of the two (shared, not copied).
+        module: the network in eval mode, to be called with other tensors.
     """
 
     architecture: Architecture

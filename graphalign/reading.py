@@ -67,7 +67,7 @@ class Reader:
 
     def architecture(self, module: nn.Module, example_input: Any, fixed: tuple[str, ...]) -> Architecture:
         """The traced architecture of a module."""
-        key = ("architecture", self._signature(module), self._id(example_input), fixed)
+        key = ("architecture", self._code(module), self._id(example_input), fixed)
         found: Architecture = self._once(key, lambda: trace_architecture(module, example_input, fixed=fixed))
         return found
 
@@ -78,8 +78,12 @@ class Reader:
         return found
 
     def view(self, module: nn.Module) -> nn.Module:
-        """A copy of a module in eval mode that shares its parameters and buffers; the module's own mode is left as it is."""
-        found: nn.Module = self._once(("view", self._id(module)), lambda: _view(module))
+        """A copy in eval mode, for calls with other tensors, of the first module of this code and these integer tensors.
+
+        It shares the parameters and buffers of that module, whose own mode is left as it is.
+        """
+        whole = tuple((n, t.cpu().contiguous().numpy().tobytes()) for n, t in module.named_buffers() if not t.is_floating_point() and t.dim())
+        found: nn.Module = self._once(("view", self._code(module), whole), lambda: _view(module))
         return found
 
     def check(self, spec: NetworkSpec, state: Mapping[str, Tensor], name: str) -> None:
@@ -121,6 +125,10 @@ class Reader:
             more = {id(made) for key, made in self._found.items() if made is not None and gone.intersection(_parts(key))}
         self._found = {key: made for key, made in self._found.items() if not gone.intersection(_parts(key))}
         self._kept = {key: value for key, value in self._kept.items() if key not in gone}
+
+    def _code(self, module: nn.Module) -> Hashable:
+        code: Hashable = self._once(("code", self._id(module)), lambda: self._signature(module))
+        return code
 
     def _signature(self, module: nn.Module) -> Hashable:
         parts: list[Hashable] = []

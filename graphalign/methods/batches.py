@@ -16,9 +16,9 @@ from graphalign.methods.sinkhorn import Sinkhorn
 
 EXAMPLES = 512
 """Examples of a step, about."""
-LIVES = 12
+LIVES = 6
 """Copies of activations, weights and scores that a step holds at once, about: values, derivatives, and what they are computed from."""
-MOST = 32
+MOST = 64
 """Most problems that are solved at once: beyond it the values of a layer leave the cache and nothing is gained."""
 
 
