@@ -197,7 +197,8 @@ class Runner:
                 return reads, pulled, into
             return _differentiate(outputs, floating, nudges, codes)
 
-        found: tuple[Values, Values, Values] = self._each(single, values, cotangents)
+        used = {n: c for n, c in cotangents.items() if n in segment.outputs}  # an output may be a parameter
+        found: tuple[Values, Values, Values] = self._each(single, values, used)
         return found
 
     def _shape(self, step: str) -> tuple[int, ...]:

@@ -52,6 +52,29 @@ def test_segments_give_what_the_whole_network_gives(name: str) -> None:
             assert torch.allclose(getattr(parts, kind)[cell], expected, rtol=0, atol=1e-11), (kind, cell)
 
 
+class WithTemperature(nn.Module):
+    """Returns logits twice, a parameter and its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.temperature = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.body(x)
+        return y, self.temperature, y, x
+
+
+@pytest.mark.usefixtures("few_codes", "small_segments")
+def test_outputs_may_be_parameters_inputs_and_repeated() -> None:
+    networks = [WithTemperature().double() for _ in range(2)]
+    architecture = trace_architecture(networks[0], torch.zeros(1, 5).double())
+    states = [all_tensors(network) for network in networks]
+    whole, parts = (f(architecture, *states, seed=3) for f in (encode_pair, encode_large_pair))
+    for name in whole.forward:
+        assert torch.allclose(parts.forward[name], whole.forward[name], atol=1e-12)
+        assert torch.allclose(parts.backward[name], whole.backward[name], atol=1e-12)
+
+
 @pytest.mark.usefixtures("few_codes", "small_segments")
 def test_operators_that_cannot_be_vectorised_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = traced("encoder_layer_relu")

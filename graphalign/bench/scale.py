@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from graphalign.bench.large_networks import VGG11
+from graphalign.bench.large_networks import VGG11, build, layout
 from graphalign.bench.processes import Job, MeasurementFailed, measure
 from graphalign.bench.scale_tables import draw, tables
 from graphalign.bench.settings import Report, Settings
@@ -47,7 +48,7 @@ def transformer(width: int, depth: int, vocabulary: int = 128) -> Subject:
     return Subject(f"transformer, {depth} layers of {width}", "gpt", (vocabulary, 64, width, depth, max(2, width // 64), 8), "transformer")
 
 
-BILLION = Subject("1 B transformer, files", "gpt", (32000, 1024, 2048, 19, 32, 8), files=True)
+BILLION = Subject("1 B transformer, files", "gpt", (32000, 1024, 2048, 19, 32, 2), files=True)
 NETWORKS = (
     Subject("VGG-11, 32x32", "vgg", (VGG11,)),
     Subject("VGG-16, 32x32", "vgg", (VGG16,)),
@@ -77,7 +78,8 @@ def run(settings: Settings) -> Report:
     """
     where = environment()
     subjects = QUICK if settings.quick else (*NETWORKS, *MLPS, *TRANSFORMERS)
-    rows = [{**_facts(subject), **_one(_job(subject, settings))} for subject in subjects]
+    fitting = [subject for subject in subjects if _needed(subject) < available()]
+    rows = [{**_facts(subject), **_one(_job(subject, settings))} for subject in fitting]
     widths = QUICK_WIDTHS if settings.quick else WIDTHS
     assignments = [
         {"units": units, "scores": scores, **_one(Job("solve", {"units": units, "scores": scores, "seed": settings.seed}))}
@@ -89,9 +91,30 @@ def run(settings: Settings) -> Report:
         "seed": settings.seed,
         "environment": {**where, "threads": 1},
         "networks": rows,
+        "left_out": [subject.name for subject in subjects if subject not in fitting],
         "assignments": assignments,
     }
     return Report(results, tables(results), partial(draw, results))
+
+
+def available() -> int:
+    """Bytes of memory that programs may still take.
+
+    Raises:
+        MeasurementFailed: this system does not tell.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise MeasurementFailed("bench scale: found no /proc/meminfo, from which memory is read; run it on Linux") from None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _needed(subject: Subject) -> int:
+    """Bytes for two networks, a third that the alignment is applied to, and a pass."""
+    network, _ = build(subject.kind, subject.sizes)
+    size = sum(tensor.numel() for tensor in layout(network).values()) * (2 if subject.files else 4)
+    return 3 * size + 2**31
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

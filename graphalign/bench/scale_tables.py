@@ -37,7 +37,7 @@ def time_table(results: Mapping[str, Any]) -> Table:
             "Random weights; B is A with its units shuffled, heads included. Seconds of the processor, which other programs on the machine "
             "change less than the clock. '-': the stage does not happen: no scores of weights where the scores of all cells together "
             "have more than 2^24 entries, no steps where a network is too large for them or reads tokens. 'B moved = A': every entry of "
-            "every tensor."
+            "every tensor." + (f" Left out on this machine: {'; '.join(results['left_out'])}." if results["left_out"] else "")
         ],
     )  # fmt: skip
 

@@ -122,7 +122,7 @@ def results() -> dict[str, Any]:
             })  # fmt: skip
     rows.append({**rows[0], "name": "large, files", "series": "networks", "parameters": 10**9})
     solved = [{"units": 64, "scores": "random", "cpu": 0.5, "peak": 2**20, "optimal": None}]
-    return {"title": "Scale", "command": "x", "seed": 0, "environment": environment(), "networks": rows, "assignments": solved}
+    return {"title": "Scale", "command": "x", "seed": 0, "environment": environment(), "networks": rows, "assignments": solved, "left_out": []}
 
 
 def test_tables_hold_every_row_and_the_exponents() -> None:
@@ -133,6 +133,16 @@ def test_tables_hold_every_row_and_the_exponents() -> None:
         assert row[3:] == ["1.05", "1.05", "0.00", "2.00", "2.00"], "the assignment does not count"
     assert beyond(results()["networks"][0]) == 1000 * 10**4
     assert found[1].rows[0][-1] == f"{10**7 / (200 * 2**20):.2f}"
+
+
+def test_what_does_not_fit_in_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphalign.bench.settings import Settings
+
+    monkeypatch.setattr(scale, "available", lambda: 0)
+    monkeypatch.setattr(scale, "_one", lambda job: {"cpu": 1.0, "peak": 1, "optimal": True})
+    report = scale.run(Settings(quick=True))
+    assert report.results["left_out"] == [subject.name for subject in scale.QUICK]
+    assert "Left out on this machine: VGG, 32x32; ViT, 32x32" in report.tables[0].notes[0]
 
 
 def test_the_figure_is_written(tmp_path: Path) -> None:
