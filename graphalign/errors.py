@@ -57,3 +57,9 @@ class UnsupportedNetwork(GraphAlignError):
         if remedy:
             lines.append(f"What to do: {remedy}")
         super().__init__("\n".join(lines))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message without its full stop, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

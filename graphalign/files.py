@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graphalign.errors import CorruptFile, InvalidInput
+from graphalign.errors import InvalidInput, first_line
+from graphalign.mapped import INDEX, ORDER, AnyPath, load_mapped, load_shards, read_header
+from graphalign.pickled import load_pickled
 
 PICKLED = (".pt", ".pth", ".bin")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights")
-ORDER = "graphalign.key_order"
-"""Metadata entry that keeps the order of keys: safetensors files sort them, and the order says how a chain is connected."""
-
 FINITE_PART = 2**22
 """Entries that are checked at once for being finite."""
-
-AnyPath = str | os.PathLike[str]
 
 
 def load_state(path: AnyPath) -> dict[str, Tensor]:
@@ -50,128 +43,15 @@ def load_state(path: AnyPath) -> dict[str, Tensor]:
         found = "is a folder" if file.is_dir() else "does not exist"
         raise InvalidInput(f"{file} {found}; pass the path of a .safetensors, .safetensors.index.json, .pt, .pth or .bin file")
     if file.suffix == ".safetensors":
-        return _load_safetensors(file)
-    if file.name.endswith(".safetensors.index.json"):
-        return _load_shards(file)
+        return load_mapped(file)
+    if file.name.endswith(INDEX):
+        return load_shards(file)
     if file.suffix in PICKLED:
-        return _unwrap(_load_pickled(file), file)
+        return load_pickled(file)
     raise InvalidInput(
         f"{file}: unknown ending '{file.suffix}', expected .safetensors, .safetensors.index.json, .pt, .pth or .bin; rename the file "
         "or save its state dict with graphalign.files.save_state"
     )
-
-
-def _load_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as opened:
-            keys: list[str] = list(opened.keys())
-            state = {key: cast(Tensor, opened.get_tensor(key)) for key in keys}
-            metadata: dict[str, str] = opened.metadata() or {}
-    except PermissionError as error:
-        raise InvalidInput(f"{file} cannot be opened: {error.strerror or error}; make it readable") from None
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CorruptFile(
-            f"{file} is no complete safetensors file: {_first_line(error)}. Copy or download it again, and compare its size with the original."
-        ) from None
-    try:
-        order = json.loads(metadata.get(ORDER, "null"))
-    except json.JSONDecodeError:
-        order = None
-    if isinstance(order, list) and len(order) == len(state) and set(map(str, order)) == state.keys():
-        return {str(key): state[str(key)] for key in order}
-    return state
-
-
-def _load_shards(index: Path) -> dict[str, Tensor]:
-    try:
-        content: Any = json.loads(index.read_text(encoding="utf-8"))
-    except PermissionError as error:
-        raise InvalidInput(f"{index} cannot be opened: {error.strerror or error}; make it readable") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFile(f"{index} is not JSON: {_first_line(error)}. Copy or download it again.") from None
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CorruptFile(f"{index} has no 'weight_map' from tensor names to shard files. Copy or download it again.")
-    problems = []
-    shards: dict[str, dict[str, Tensor]] = {}
-    for name in dict.fromkeys(weight_map.values()):
-        shard = index.parent / name
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            problems.append(f"shard '{name}' is not the name of a .safetensors file beside the index")
-        elif not shard.is_file():
-            problems.append(f"shard '{name}' is missing")
-        else:
-            shards[name] = _load_safetensors(shard)
-    for key, name in weight_map.items():
-        if name in shards and key not in shards[name]:
-            problems.append(f"'{key}' is not in shard '{name}'")
-    for name, tensors in shards.items():
-        problems += [f"shard '{name}' holds '{key}', which the index places elsewhere" for key in tensors if weight_map.get(key) != name]
-    if problems:
-        raise CorruptFile(
-            f"{index} and its shards do not fit:\n" + "\n".join(f"  - {p}" for p in problems) + "\nCopy or download all files again."
-        )
-    return {key: shards[name][key] for key, name in weight_map.items()}
-
-
-def _load_pickled(file: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mapped = zipfile.is_zipfile(file)  # the format before torch 1.6 cannot be mapped
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except PermissionError as error:
-        raise InvalidInput(f"{file} cannot be opened: {error.strerror or error}; make it readable") from None
-    except pickle.UnpicklingError as error:
-        reason = _first_line(error)
-        if "weights" in reason.lower() or "global" in str(error).lower():
-            named = next((part for part in str(error).splitlines() if "GLOBAL" in part or "global" in part), reason).strip()
-            raise CorruptFile(
-                f"{file} holds Python objects besides tensors, and was not loaded because that would run code ({named}). "
-                "In the program that wrote it, save only the weights: torch.save(model.state_dict(), path) or graphalign.files.save_state."
-            ) from None
-        raise CorruptFile(f"{file} is no torch checkpoint: {reason}. Copy or download it again.") from None
-    except Exception as error:  # noqa: BLE001 (a damaged pickle can raise anything)
-        raise CorruptFile(
-            f"{file} is damaged, truncated or no torch checkpoint: {_first_line(error)}. Copy or download it again; "
-            "of a TorchScript archive, save the state_dict."
-        ) from None
-
-
-def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
-    if _is_state(content):
-        return {key: tensor.detach() for key, tensor in content.items()}
-    if isinstance(content, Mapping):
-        wrapped = [key for key in WRAPPERS if _is_state(content.get(key))]
-        if len(wrapped) == 1:
-            return {key: tensor.detach() for key, tensor in content[wrapped[0]].items()}
-        if wrapped:
-            raise InvalidInput(
-                f"{file} holds several state dicts: {wrapped}; load it with torch.load(path, weights_only=True) and pass one of them"
-            )
-        found = "a dict with " + (", ".join(f"'{k}': {type(v).__name__}" for k, v in list(content.items())[:8]) or "no entries")
-        others = [str(key) for key, value in content.items() if _is_state(value)]
-        if others:
-            found += f" (tensors under {others})"
-    else:
-        found = type(content).__name__
-    raise InvalidInput(
-        f"{file}: found {found}, expected a dict of tensors, alone or under one of {list(WRAPPERS)}; "
-        "load it with torch.load(path, weights_only=True) and pass its state dict"
-    )
-
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def save_state(state: Mapping[str, Tensor], path: AnyPath, metadata: Mapping[str, str] | None = None, force: bool = False) -> None:
@@ -232,7 +112,7 @@ def atomic_write(path: AnyPath, force: bool = False) -> Iterator[Path]:
         os.chmod(temporary, mode)
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InvalidInput(f"{file} cannot be written: {reason}; check the folder's permissions and free space, or pass another path") from None
     finally:
         _remove(temporary)
@@ -284,8 +164,15 @@ def _weight_problem(key: str, tensor: Tensor) -> str:
 
 
 def read_metadata(path: AnyPath) -> dict[str, str]:
-    """Metadata of a .safetensors file, empty for other files."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safe_open(str(path), framework="pt") as file:
-        return dict(file.metadata() or {})
+    """Metadata of a .safetensors file, empty for other files.
+
+    Raises:
+        InvalidInput: the file cannot be opened.
+        CorruptFile: it is no complete safetensors file.
+    """
+    return read_header(Path(path)) if Path(path).suffix == ".safetensors" else {}
+
+
+__all__ = [
+    "FINITE_PART", "INDEX", "ORDER", "PICKLED", "AnyPath", "atomic_write", "check_weights", "load_state", "read_metadata", "save_state",
+]  # fmt: skip

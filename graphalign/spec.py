@@ -228,6 +228,17 @@ class NetworkSpec:
         return f"<pre>{escape(str(self))}</pre>"
 
 
+def _equally_often(layout: AxisLayout, cell: Cell) -> bool:
+    """Whether an axis holds every unit of a cell the same number of times; judged by runs, however many units a file claims."""
+    changes = {0: 0, cell.units: 0}
+    for s in layout.segments:
+        if s.cell == cell.name and s.count > 0:
+            changes[s.start] = changes.get(s.start, 0) + s.repeat
+            changes[s.start + s.count] = changes.get(s.start + s.count, 0) - s.repeat
+    inside = [changes[unit] for unit in sorted(changes) if 0 < unit < cell.units]
+    return changes[0] > 0 and not any(inside)
+
+
 def _problems(spec: NetworkSpec) -> Iterator[str]:
     names = [cell.name for cell in spec.cells]
     for name in sorted({n for n in names if names.count(n) > 1}):
@@ -268,10 +279,8 @@ def _problems(spec: NetworkSpec) -> Iterator[str]:
                 yield f"{where} names the unknown cell '{segment.cell}'"
             elif segment.start + segment.count > found.units:
                 yield f"{where} uses unit {segment.start + segment.count - 1} of '{found.name}', which has {found.units}"
-            else:
-                counts = np.bincount(layout.units_of(found.name).clip(-1) + 1, minlength=found.units + 1)[1:]
-                if counts.min() != counts.max():
-                    yield f"{where}: the units of '{found.name}' do not all appear equally often"
+            elif not _equally_often(layout, found):
+                yield f"{where}: the units of '{found.name}' do not all appear equally often"
     for rescaling in spec.rescalings:
         if rescaling.cell not in spec.by_name:
             yield f"a rescaling names the unknown cell '{rescaling.cell}'"

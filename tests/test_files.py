@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graphalign import files
 from graphalign.errors import CorruptFile, InvalidInput
 from graphalign.files import atomic_write, check_weights, load_state, save_state
+from graphalign.pickled import WRAPPERS
 
 State = dict[str, Tensor]
 
@@ -141,7 +142,7 @@ def test_atomic_write_keeps_the_old_file_when_interrupted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("ending", ["pt", "pth", "bin"])
-@pytest.mark.parametrize("wrapper", [None, *files.WRAPPERS])
+@pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
 def test_checkpoints_are_unwrapped(wrapper: str | None, ending: str, tmp_path: Path) -> None:
     content: Any = state() if wrapper is None else {"epoch": 3, "optimizer": {"lr": 0.1}, wrapper: OrderedDict(state())}
     torch.save(content, tmp_path / f"a.{ending}")

@@ -21,7 +21,7 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors inputs vectorising", ""),
-    "spec": ("spec spec_format group files architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
+    "spec": ("spec spec_format group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
@@ -37,6 +37,9 @@ ARROWS: dict[str, tuple[str, str]] = {
     "measures": ("comparison measures singular_vectors", "errors spec alignment evaluation activations align"),
     "merging": (
         "averaging moments repairable corrections repairing merging federated", "errors spec alignment evaluation methods align",
+    ),
+    "reports": (
+        "reports.*", "errors spec converters alignment evaluation activations align connectivity measures merging",
     ),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data.*", "errors"),
@@ -54,7 +57,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
     "bench": ("bench.*", "errors spec converters assignment encoder aligner alignment evaluation methods align experiments zoo"),
-    "cli": ("cli cli_experiment configuration", "errors configs zoo training demo experiments bench"),
+    "cli": ("cli cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors configs zoo training demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""
