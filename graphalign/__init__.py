@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from graphalign.methods import list_methods as list_methods
     from graphalign.pairwise import align as align
     from graphalign.repairing import repair as repair
+    from graphalign.reports import Report as Report
+    from graphalign.reports import alignment_report as alignment_report
+    from graphalign.reports import merge_report as merge_report
     from graphalign.singular_vectors import singular_vector_alignment as singular_vector_alignment
     from graphalign.spec import NetworkSpec as NetworkSpec
     from graphalign.spec_format import load_spec as load_spec
@@ -76,6 +79,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.methods": ("list_methods",),
     "graphalign.pairwise": ("align",),
     "graphalign.repairing": ("repair",),
+    "graphalign.reports": ("Report", "alignment_report", "merge_report"),
     "graphalign.singular_vectors": ("singular_vector_alignment",),
     "graphalign.spec": ("NetworkSpec",),
     "graphalign.spec_format": ("load_spec", "save_spec"),

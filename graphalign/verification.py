@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,17 @@ def verify(
     """
     spec = trace(model, example_input) if spec is None else spec
     generator = torch.Generator().manual_seed(seed)
+    return largest_change(model, example_input, spec, (group.random_element(spec, generator) for _ in range(samples)), dtype)
+
+
+def largest_change(
+    model: nn.Module, example_input: Any, spec: NetworkSpec, elements: Iterable[group.Permutations], dtype: torch.dtype | None = torch.float64
+) -> float:  # fmt: skip
+    """The largest |f(x) - f_permuted(x)| under given permutations; as `verify`, which draws them.
+
+    Raises:
+        SpecMismatch: the network does not have the tensors of the spec.
+    """
     args, kwargs = split_example(example_input)
     original = copy.deepcopy(model)
     if dtype is not None:
@@ -45,8 +57,8 @@ def verify(
     worst = 0.0
     with torch.no_grad(), evaluating(original):
         expected = flatten_outputs(original(*args, **kwargs))
-        for _ in range(samples):
-            permuted = group.apply_to_module(spec, group.random_element(spec, generator), original)
+        for element in elements:
+            permuted = group.apply_to_module(spec, element, original)
             found = flatten_outputs(permuted(*args, **kwargs))
             for a, b in zip(expected, found, strict=True):
                 if a.numel():
