@@ -241,8 +241,9 @@ class Aligner(nn.Module):
     def _assign_cells(self, spec: NetworkSpec, compared: Iterator[CellScores]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         waiting: dict[str, Tensor] = {}
+        weights = float(self.forward_weight), float(self.backward_weight)
         for name, forward, backward in compared:
-            waiting[name] = forward.mul_(float(self.forward_weight)).add_(backward, alpha=float(self.backward_weight))
+            waiting[name] = forward.mul_(weights[0]).add_(backward, alpha=weights[1])
             del forward, backward
             cells = spec.groups[spec.by_name[name].group or name]
             if all(cell.name in waiting for cell in cells):
@@ -326,4 +327,4 @@ def kernel_agreement(
 ) -> Tensor:
     """Cosine of the weights of unit i of A and unit j of B with the neighbours of B permuted by `element`; (U, U)."""
     by_slot = similarity_cosine(spec, cell, a, b, element)
-    return by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device)]
+    return by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device, non_blocking=True)]

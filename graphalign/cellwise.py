@@ -166,7 +166,8 @@ class _Comparison:
                 total += moment.into_cosine()
             self.counts[tap.cell] = counts + 1
             return
-        rows, columns = tap.units[:, None].to(zeros.device), tap.units[None].to(zeros.device)
+        which = tap.units.to(zeros.device, non_blocking=True)
+        rows, columns = which[:, None], which[None]
         for total, moment in zip(sums, moments, strict=True):
             total[rows, columns] += moment.into_cosine()
         zeros[rows, columns] = 1

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from graphalign.cli_options import Multirun
+from graphalign.cli_progress import progress_bar
 
 app = typer.Typer(help="Measure what the documentation reports, and write its tables and figures.", no_args_is_help=True)
 
@@ -35,55 +40,55 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 @app.command()
 def ood(
     overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
-    work: Work = None, threads: Threads = 1,
+    work: Work = None, threads: Threads = 1, multirun: Multirun = False,
 ) -> None:  # fmt: skip
     """Aligners against other methods on networks, architectures, families, data sets and recipes that training never saw."""
-    _run("ood", config or ("ood_quick" if quick else "ood"), quick, overrides or [], data, zoo, out, work, threads)
+    _run("ood", config or ("ood_quick" if quick else "ood"), quick, overrides or [], data, zoo, out, work, threads, multirun)
 
 
 @app.command()
 def ablations(
     overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
-    work: Work = None, threads: Threads = 1,
+    work: Work = None, threads: Threads = 1, multirun: Multirun = False,
 ) -> None:  # fmt: skip
     """Aligners with parts left out, or trained on fewer networks and architectures, against the whole one."""
-    _run("ablations", config or ("ablations_quick" if quick else "ablations"), quick, overrides or [], data, zoo, out, work, threads)
+    _run("ablations", config or ("ablations_quick" if quick else "ablations"), quick, overrides or [], data, zoo, out, work, threads, multirun)
 
 
 def _run(
     name: str, config: str, quick: bool, overrides: list[str], data: Path | None, zoo: Path | None, out: Path | None, work: Path | None,
-    threads: int,
+    threads: int, multirun: bool,
 ) -> None:  # fmt: skip
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from graphalign.multirun import run_jobs
 
-    from graphalign.configuration import compose
+    job = partial(measure, name=name, quick=quick, data=data, zoo=zoo, work=work, threads=threads)
+    run_jobs("experiment", config, overrides, job, multirun=multirun, folder=out, say=typer.echo)
+
+
+def measure(
+    content: dict[str, Any], overrides: Sequence[str], folder: Path | None, quiet: bool, *, name: str, quick: bool, data: Path | None,
+    zoo: Path | None, work: Path | None, threads: int,
+) -> str:  # fmt: skip
+    """Measures what a configuration of the group "experiment" says, see `graphalign.multirun.Job`."""
+    import torch
+
     from graphalign.experiments.generalisation import experiment
     from graphalign.experiments.results import output_folder, publish
     from graphalign.zoo.zoo import Zoo
 
-    content = compose("experiment", config, overrides)
-    folder = output_folder(out or ("outputs" if quick else "docs/results"))
-    images = folder if out or quick else Path("docs/images")
+    where = output_folder(folder or ("outputs" if quick else "docs/results"))
+    images = where if folder or quick else Path("docs/images")
     torch.set_num_threads(threads)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
+    with progress_bar(hidden=quiet) as progress:
         population = _population(content, zoo, data, progress)
         run, only = experiment.read_run(content, Zoo.open(population), work or Path("outputs") / f"{name}_measurements", data)
         command = " ".join(["graphalign experiment", name, *(["--quick"] if quick else []), *overrides])
         found = experiment.measure(run, only, content, command, progress)
     tables = experiment.report_tables(found)
-    for table in tables:
-        typer.echo(f"{table}\n")
-    publish(folder, name, found, tables)
-    written = [folder / f"{name}.json", folder / f"{name}.md", *experiment.report_figures(found, name, images)]
+    publish(where, name, found, tables)
+    written = [where / f"{name}.json", where / f"{name}.md", *experiment.report_figures(found, name, images)]
     typer.echo(f"written: {', '.join(map(str, written))}; measurements: {run.store.folder}", err=True)
+    return "\n".join(f"{table}\n" for table in tables)
 
 
 def _population(content: dict[str, Any], zoo: Path | None, data: Path | None, progress: Any) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,27 @@ def compose(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, A
     Raises:
         InvalidInput: no such configuration, YAML that cannot be read, or overrides that do not fit.
     """
+    with initialised(group, name, overrides) as chosen:
+        return plain(hydra_compose(chosen, overrides=list(overrides)))
+
+
+def plain(composed: Any) -> dict[str, Any]:
+    """A composed configuration as a plain dict, with its references resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+
+
+@contextmanager
+def initialised(group: str, name: str, overrides: Sequence[str]) -> Iterator[str]:
+    """Hydra with the folder of a configuration on its search path, and the name by which it finds the configuration there.
+
+    Args:
+        group: see `compose`.
+        name: see `compose`.
+        overrides: what is composed, for messages.
+
+    Raises:
+        InvalidInput: see `compose`; in place of Hydra's errors.
+    """
     if name.endswith((".yaml", ".yml")):
         file, folder, chosen = Path(name).resolve(), Path(name).resolve().parent, Path(name).stem
     else:
@@ -43,10 +65,10 @@ def compose(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, A
         known = ", ".join(names(group)) or "none"
         raise InvalidInput(f"config: found {name!r}, expected one of {known} (of the group {group}), or the path of a .yaml file")
     try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            composed = hydra_compose(chosen, overrides=list(overrides))
-        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+        with initialize_config_dir(str(folder), job_name=group, version_base="1.3"):
+            yield chosen
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         given = f" with {' '.join(overrides)}" if overrides else ""
-        raise InvalidInput(f"config {name}{given}: {reason}; expected overrides key=value of keys that are in {file}") from None
+        remedy = "; launchers come with pip install 'graphalign[launch]'" if "hydra/launcher" in reason else ""
+        raise InvalidInput(f"config {name}{given}: {reason}; expected overrides key=value of keys that are in {file}{remedy}") from None

@@ -242,7 +242,7 @@ def rows_at(tap: Tap, activations: Mapping[str, Tensor]) -> Tensor:
     """
     states = activations[tap.step]
     flat = states.reshape(states.shape[0], -1)
-    chosen = flat[:, tap.positions.flatten().to(flat.device)].reshape(flat.shape[0], *tap.positions.shape)
+    chosen = flat[:, tap.positions.flatten().to(flat.device, non_blocking=True)].reshape(flat.shape[0], *tap.positions.shape)
     return chosen.transpose(0, 1).reshape(len(tap.units), -1)
 
 
@@ -259,7 +259,8 @@ def mean_over_taps(spec: NetworkSpec, taps: Sequence[Tap], values: Sequence[Tens
     scores = {cell.name: torch.zeros(*stacks, cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
     counts = {cell.name: torch.zeros(cell.units, cell.units, dtype=sample.dtype, device=sample.device) for cell in spec.cells}
     for tap, value in zip(taps, values, strict=True):
-        rows, columns = tap.units[:, None].to(sample.device), tap.units[None].to(sample.device)
+        units = tap.units.to(sample.device, non_blocking=True)
+        rows, columns = units[:, None], units[None]
         scores[tap.cell][..., rows, columns] += value
         counts[tap.cell][rows, columns] += 1
     return {name: s / counts[name].clamp(min=1) for name, s in scores.items()}

@@ -147,7 +147,7 @@ def permute_tensor(
     """One tensor with the units on its axes moved, optionally leaving axis `skip` as it is."""
     for layout in layouts:
         if layout.axis != skip and layout.groups == 1:
-            tensor = tensor.index_select(layout.axis, gather_index(spec, layout, element).to(tensor.device))
+            tensor = tensor.index_select(layout.axis, gather_index(spec, layout, element).to(tensor.device, non_blocking=True))
     for layout in layouts:
         if layout.axis != skip and layout.groups > 1:
             tensor = _permute_grouped(spec, tensor, layout, element)
@@ -174,7 +174,7 @@ def _permute_grouped(spec: NetworkSpec, tensor: Tensor, layout: AxisLayout, elem
     per_group = tensor.shape[layout.axis]
     inner = gather_index(spec, layout, element).reshape(layout.groups, per_group) % per_group
     rows = tensor.shape[0] // layout.groups
-    index = inner.repeat_interleave(rows, dim=0).to(tensor.device)
+    index = inner.repeat_interleave(rows, dim=0).to(tensor.device, non_blocking=True)
     view = [1] * tensor.dim()
     view[0], view[layout.axis] = index.shape
     return tensor.gather(layout.axis, index.reshape(view).expand(tensor.shape))

@@ -48,7 +48,7 @@ class Refiner(nn.Module):
     def begin(self, scores: Tensor) -> Tensor:
         """Scores to start from, (..., U, U), of the standard deviation that is learned."""
         width = self._width(scores)
-        spread = torch.exp(self.log_spread[0] + self.log_spread[1] * width).to(scores)
+        spread = _beside(torch.exp(self.log_spread[0] + self.log_spread[1] * width), scores)
         return spread * scores / scores.std((-1, -2), keepdim=True).clamp(min=1e-12)
 
     def forward(self, scores: Tensor, gradient: Tensor, velocity: Tensor, time: float) -> tuple[Tensor, Tensor]:
@@ -63,8 +63,8 @@ class Refiner(nn.Module):
         tiny = torch.finfo(scores.dtype).tiny
         width = self._width(scores)
         gradient = gradient / (gradient.square().mean((-1, -2), keepdim=True).sqrt() + tiny)
-        velocity = torch.sigmoid(self.momentum).to(scores) * velocity + gradient
-        rate = torch.exp(self.log_rate[0] + self.log_rate[1] * time + self.log_rate[2] * width).to(scores)
+        velocity = _beside(torch.sigmoid(self.momentum), scores) * velocity + gradient
+        rate = _beside(torch.exp(self.log_rate[0] + self.log_rate[1] * time + self.log_rate[2] * width), scores)
         move = velocity
         if bool((self.output != 0).any()) or torch.is_grad_enabled():
             move = move + self._mix(scores, gradient, velocity, time, width)
@@ -82,3 +82,8 @@ class Refiner(nn.Module):
 
     def _width(self, scores: Tensor) -> float:
         return math.log(scores.shape[-1] / TYPICAL_WIDTH)
+
+
+def _beside(number: Tensor, scores: Tensor) -> Tensor:
+    """A number in the type and on the device of scores; the host does not wait for the device."""
+    return number.to(scores.device, scores.dtype, non_blocking=number.device.type == "cpu")

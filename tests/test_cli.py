@@ -105,7 +105,7 @@ def test_benchmarks_without_their_peers_say_what_to_do(arguments):
 
 
 def test_a_population_is_trained_and_found_again(tmp_path):
-    arguments = ["zoo", "--out", str(tmp_path), "--only", "train_siren", "--part", "1/2", "sections.train_siren.recipe.epochs=3"]
+    arguments = ["zoo", "--out", str(tmp_path), "only=train_siren", "part=1/2", "sections.train_siren.recipe.epochs=3"]
     for _ in range(2):
         result = run(*arguments)
         assert result.returncode == 0, result.stderr
@@ -116,9 +116,9 @@ def test_a_population_is_trained_and_found_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--part", "2"], 2, "found '2', expected i/n such as 1/2"),
+        (["part=2"], 1, "error: part: found 2, expected i/n such as 1/2"),
         (["--config", "huge"], 1, "error: config: found 'huge', expected one of digits, full, small"),
-        (["--only", "x"], 1, "error: only: found 'x', expected one of train_mlp"),
+        (["only=x"], 1, "error: only: found 'x', expected one of train_mlp"),
         (["sections.train_mlp.split=dev"], 1, "train_mlp: split: found 'dev', expected one of train, validation, test"),
     ],
 )

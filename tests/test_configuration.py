@@ -8,7 +8,7 @@ from graphalign.zoo.sections import read_sections
 @pytest.mark.parametrize("name", names("zoo"))
 def test_every_population_composes_and_is_sound(name):
     content = compose("zoo", name)
-    assert content.keys() == {"folder", "sections"}
+    assert content.keys() == {"folder", "only", "part", "sections"}
     splits = {section.split for section in read_sections(content["sections"])}
     assert splits == {"train", "validation", "test"}
 

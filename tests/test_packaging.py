@@ -41,9 +41,6 @@ ARROWS: dict[str, tuple[str, str]] = {
     "reports": (
         "reports.*", "errors spec converters alignment evaluation activations align connectivity measures merging",
     ),
-    "reports": (
-        "reports.*", "errors spec converters alignment evaluation activations align connectivity measures merging",
-    ),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data.*", "errors"),
     "configs": ("configs.*", ""),

@@ -91,7 +91,7 @@ def output_folder(out: AnyPath) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".graphalign"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have tried at the same time
     except OSError as error:
         raise InvalidInput(f"{folder} cannot be written: {error.strerror or error}; choose another folder with --out") from None
     return folder

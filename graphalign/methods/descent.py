@@ -192,8 +192,8 @@ class _Best:
             self.values = torch.where(better, values, self.values)
             for name, perm in found.items():
                 self.elements[name] = torch.where(better[:, None], perm, self.elements[name])
+        taken = torch.nonzero(same | better).flatten().to(next(iter(scores.values())).device, non_blocking=True)
         for name, old in self.scores.items():
-            taken = torch.nonzero(same | better).flatten().to(old.device)
             old[taken] = scores[name][taken]
         return bool(better.any())
 

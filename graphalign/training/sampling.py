@@ -127,7 +127,8 @@ class Draw:
 class Sampler:
     """Draws a group, by the shares of the families, and pairs of two different networks of it in either order.
 
-    What is drawn depends on the seed, the step and the rank alone, so that a run can go on anywhere.
+    What is drawn depends on the seed, the step and the number of the draw alone, so that a run can go on anywhere and on any number
+    of processes.
 
     Args:
         groups: to draw from.
@@ -144,9 +145,9 @@ class Sampler:
         if not any(share.share for share in self.shares.values()):
             raise InvalidInput(f"families: found a share of 0 for all of {', '.join(self.shares)}, expected one above 0")
 
-    def draw(self, step: int, rank: int = 0) -> Draw:
-        """The draw of a step on one of several processes."""
-        number = int(np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    def draw(self, step: int, index: int = 0) -> Draw:
+        """One of the draws of a step."""
+        number = int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
         generator = torch.Generator().manual_seed(number)
         names = list(self.shares)
         weights = torch.tensor([self.shares[name].share for name in names], dtype=torch.float64)

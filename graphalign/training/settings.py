@@ -78,7 +78,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Engine:
-    """Arguments of `lightning_fabric.Fabric`."""
+    """Arguments of `lightning_fabric.Fabric`; under torchrun the number of devices is that of its processes."""
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -92,6 +92,7 @@ class Settings:
 
     Attributes:
         steps: of training.
+        draws: batches of pairs of a step, whose gradients are averaged; several processes share them.
         minutes: the run ends after so many, if that is earlier; None for no such limit.
         seed: of everything random.
         start: folder of a saved aligner to start from, with its prior; None for a new one.
@@ -110,6 +111,7 @@ class Settings:
     """
 
     steps: int = 200
+    draws: int = 1
     minutes: float | None = None
     seed: int = 0
     start: str | None = None
@@ -127,8 +129,9 @@ class Settings:
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InvalidInput(f"steps: found {self.steps!r}, expected at least 1")
+        problems = [f"{n}: found {getattr(self, n)!r}, expected at least 1" for n in ("steps", "draws") if getattr(self, n) < 1]
+        if problems:
+            raise InvalidInput("; ".join(problems))
 
 
 PARTS: dict[str, type[Any]] = {

@@ -27,14 +27,14 @@ def test_limits_take_the_families_in_turns(zoo):
         Limit(designs=0, networks=1)
 
 
-def test_draws_depend_on_seed_step_and_rank_alone(zoo):
+def test_draws_depend_on_seed_step_and_number_alone(zoo):
     groups = zoo.select(split="train")
     first, second = (Sampler(groups, {}, 5) for _ in range(2))
     for step in (0, 7):
         one, other = first.draw(step), second.draw(step)
         assert (one.group, one.pairs) == (other.group, other.pairs)
         assert one.generator.initial_seed() == other.generator.initial_seed()
-    seeds = {Sampler(groups, {}, s).draw(k, r).generator.initial_seed() for s in (0, 1) for k in (0, 1) for r in (0, 1)}
+    seeds = {Sampler(groups, {}, s).draw(k, i).generator.initial_seed() for s in (0, 1) for k in (0, 1) for i in (0, 1)}
     assert len(seeds) == 8
 
 

@@ -1,0 +1,5 @@
+"""`python -m graphalign`, as torchrun starts it."""
+
+from graphalign.cli import main
+
+main()
