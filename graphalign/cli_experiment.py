@@ -34,42 +34,43 @@ Data = Annotated[Path | None, typer.Option(envvar="GRAPHALIGN_DATA", help="Folde
 Population = Annotated[Path | None, typer.Option("--zoo", help="Folder of a population; that of the configuration if absent.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results, tables and figures (docs/results, figures in docs/images; with --quick outputs).")]
 Work = Annotated[Path | None, typer.Option(help="Folder of single measurements, which later runs find (outputs/NAME_measurements).")]
+Report = Annotated[bool, typer.Option("--report", help="Measure nothing: write tables and figures of what has been measured.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
 @app.command()
 def ood(
     overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
-    work: Work = None, threads: Threads = 1, multirun: Multirun = False,
+    work: Work = None, threads: Threads = 1, report: Report = False, multirun: Multirun = False,
 ) -> None:  # fmt: skip
     """Aligners against other methods on networks, architectures, families, data sets and recipes that training never saw."""
-    _run("ood", config or ("ood_quick" if quick else "ood"), quick, overrides or [], data, zoo, out, work, threads, multirun)
+    _run("ood", config or ("ood_quick" if quick else "ood"), quick, overrides or [], data, zoo, out, work, threads, report, multirun)
 
 
 @app.command()
 def ablations(
     overrides: Overrides = None, config: Config = None, quick: Quick = False, data: Data = None, zoo: Population = None, out: Out = None,
-    work: Work = None, threads: Threads = 1, multirun: Multirun = False,
+    work: Work = None, threads: Threads = 1, report: Report = False, multirun: Multirun = False,
 ) -> None:  # fmt: skip
     """Aligners with parts left out, or trained on fewer networks and architectures, against the whole one."""
-    _run("ablations", config or ("ablations_quick" if quick else "ablations"), quick, overrides or [], data, zoo, out, work, threads, multirun)
+    _run("ablations", config or ("ablations_quick" if quick else "ablations"), quick, overrides or [], data, zoo, out, work, threads, report, multirun)
 
 
 def _run(
     name: str, config: str, quick: bool, overrides: list[str], data: Path | None, zoo: Path | None, out: Path | None, work: Path | None,
-    threads: int, multirun: bool,
+    threads: int, report: bool, multirun: bool,
 ) -> None:  # fmt: skip
     from graphalign.multirun import run_jobs
 
-    job = partial(measure, name=name, quick=quick, data=data, zoo=zoo, work=work, threads=threads)
+    job = partial(measure, name=name, quick=quick, data=data, zoo=zoo, work=work, threads=threads, report=report)
     run_jobs("experiment", config, overrides, job, multirun=multirun, folder=out, say=typer.echo)
 
 
 def measure(
     content: dict[str, Any], overrides: Sequence[str], folder: Path | None, quiet: bool, *, name: str, quick: bool, data: Path | None,
-    zoo: Path | None, work: Path | None, threads: int,
+    zoo: Path | None, work: Path | None, threads: int, report: bool,
 ) -> str:  # fmt: skip
-    """Measures what a configuration of the group "experiment" says, see `graphalign.multirun.Job`."""
+    """Measures what a configuration of the group "experiment" says unless only a report is wanted, see `graphalign.multirun.Job`."""
     import torch
 
     from graphalign.experiments.generalisation import experiment
@@ -83,7 +84,9 @@ def measure(
         population = _population(content, zoo, data, progress)
         run, only = experiment.read_run(content, Zoo.open(population), work or Path("outputs") / f"{name}_measurements", data)
         command = " ".join(["graphalign experiment", name, *(["--quick"] if quick else []), *overrides])
-        found = experiment.measure(run, only, content, command, progress)
+        if not report:
+            run.measure(only, progress)
+        found = experiment.results(run, content, command)
     tables = experiment.report_tables(found)
     publish(where, name, found, tables)
     written = [where / f"{name}.json", where / f"{name}.md", *experiment.report_figures(found, name, images)]

@@ -19,7 +19,7 @@ from graphalign.experiments.generalisation.findings import Findings
 from graphalign.experiments.generalisation.goals import goal_tables
 from graphalign.experiments.generalisation.protocol import read_protocols
 from graphalign.experiments.generalisation.rows import FAMILIES, read_rows
-from graphalign.experiments.generalisation.runs import Progress, Run, Selection, Timing
+from graphalign.experiments.generalisation.runs import Run, Selection, Timing
 from graphalign.experiments.generalisation.store import Store
 from graphalign.experiments.results import Table, environment
 from graphalign.zoo.zoo import Zoo
@@ -144,13 +144,3 @@ def report_figures(found: Mapping[str, Any], name: str, folder: Path) -> list[Pa
         figures.sample_sizes(findings, sizes, folder / f"{name}_sample_sizes.png")
         drawn.append(folder / f"{name}_sample_sizes.png")
     return drawn
-
-
-def measure(run: Run, only: Selection, content: Mapping[str, Any], command: str, progress: Progress) -> dict[str, Any]:
-    """Measures what is selected, and returns the results file of everything there is.
-
-    Raises:
-        InvalidInput, CorruptFile: as `Run.measure`.
-    """
-    run.measure(only, progress)
-    return results(run, content, command)

@@ -80,8 +80,8 @@ def goal_tables(findings: Findings) -> list[Table]:
         for family, limit in goal.limits.items():
             found = {row: findings.ratio(row, family, goal.column, goal.reference) for row in goal.rows}
             if any(found.values()):
-                together = _together(findings, family, goal, found)
-                cells = [*(_cell(found.get(row)) for row in rows), f"{together:.2f}"]
+                together, count = _together(findings, family, goal, found)
+                cells = [*(_cell(found.get(row)) for row in rows), f"{together:.2f}", str(count)]
                 lines.append([titles[goal.column], titles[goal.reference], family, f"{limit:g}", *cells, _verdict(goal, found, together, limit)])
     for speed in SPEED_GOALS:
         for family in FAMILIES:
@@ -94,7 +94,7 @@ def goal_tables(findings: Findings) -> list[Table]:
         "there are several; together: over the architectures of all rows of the goal. A goal holds if that is at most the limit, those on networks "
         "of another family, data set, recipe or activation if every row is."
     )
-    head = ["column", "compared with", "family", "limit", *rows, "together", "verdict"]
+    head = ["column", "compared with", "family", "limit", *rows, "together", "architectures", "verdict"]
     tables = [Table("Goals: ratios of barriers", head, lines, [note])] if lines else []
     if speeds:
         note = "One pair alone, everything in one process on one machine; tracing apart. Geometric mean over architectures."
@@ -108,15 +108,15 @@ def _cell(found: Estimate | None) -> str:
     return f"{found.mean:.2f} ± {found.std:.2f}" if found.count > 1 else f"{found.mean:.2f}"
 
 
-def _together(findings: Findings, family: str, goal: Goal, found: Mapping[str, Estimate | None]) -> float:
-    """The geometric mean of the ratios of rows, weighted by their architectures."""
+def _together(findings: Findings, family: str, goal: Goal, found: Mapping[str, Estimate | None]) -> tuple[float, int]:
+    """The geometric mean of the ratios of rows, weighted by their architectures, and how many those are."""
     total, count = 0.0, 0
     for row, estimate in found.items():
         if estimate is not None:
             own, other = (findings.pairs(row, family, column).keys() for column in (goal.column, goal.reference))
             total += len(own & other) * math.log(estimate.mean)
             count += len(own & other)
-    return math.exp(total / count)
+    return math.exp(total / count), count
 
 
 def _verdict(goal: Goal, found: Mapping[str, Estimate | None], together: float, limit: float) -> str:

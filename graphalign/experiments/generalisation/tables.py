@@ -23,7 +23,7 @@ def figure_table(findings: Findings, figure: str) -> Table:
     for family, row in findings.places:
         found = [findings.mean(row, family, column, figure) for column in findings.columns]
         count = max((e.count for e in found if e is not None), default=0)
-        lines.append([family, row, str(count), *(_spread(e, factor, digits, figure != "seconds") for e in found)])
+        lines.append([family, row, str(count), *(_spread(e, count, factor, digits, figure != "seconds") for e in found)])
     notes = []
     if figure == "barrier":
         protocol = findings.results["protocol"]
@@ -31,7 +31,7 @@ def figure_table(findings: Findings, figure: str) -> Table:
             f"Largest excess of the loss over the chord at {protocol['points']} points of the line, on {protocol['test_images']} test images "
             "that no method sees (mean square error on the pixels for sine networks); networks with BatchNorm get new statistics from "
             f"{protocol['statistics_images']} training images at every point. Mean over architectures ± standard deviation over the pairs of an "
-            f"architecture, at most {protocol['pairs']} pairs each; columns of several aligners are averaged over them."
+            f"architecture, at most {protocol['pairs']} pairs each; columns of several aligners are averaged over them. '-': not measured; (of n): measured on n of the architectures."
         ]
         notes += [_differing(protocol, families) for families in [findings.results.get("protocols")] if families]
     return Table(FIGURES[figure], ["family", "row", "architectures", *_titles(findings)], lines, notes)
@@ -99,7 +99,8 @@ def _titles(findings: Findings) -> list[str]:
     return [findings.results["columns"][name]["title"] for name in findings.columns]
 
 
-def _spread(found: Estimate | None, factor: float, digits: int, spread: bool) -> str:
+def _spread(found: Estimate | None, count: int, factor: float, digits: int, spread: bool) -> str:
     if found is None:
         return "-"
-    return f"{factor * found.mean:.{digits}f}" + (f" ± {factor * found.std:.{digits}f}" if spread else "")
+    fewer = f" (of {found.count})" if found.count < count else ""
+    return f"{factor * found.mean:.{digits}f}" + (f" ± {factor * found.std:.{digits}f}" if spread else "") + fewer

@@ -51,6 +51,9 @@ def test_the_command_writes_results_tables_and_figures(zoo: Zoo, tmp_path: Path)
     result = CliRunner().invoke(app, [*arguments, "--work", str(tmp_path / "work"), "+only.columns=[weight]"])
     assert result.exit_code == 0, result.output
     assert {r["column"] for r in json.loads((tmp_path / "out" / "ood.json").read_text())["records"]} == {"weight"}
+    result = CliRunner().invoke(app, [*arguments, "--work", str(tmp_path / "work"), "--report"])
+    assert result.exit_code == 0, result.output
+    assert {r["column"] for r in json.loads((tmp_path / "out" / "ood.json").read_text())["records"]} == {"weight"}
     result = CliRunner().invoke(app, [*arguments, "--work", str(tmp_path / "work")])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "ood.json").read_text())

@@ -73,12 +73,12 @@ def test_goals_hold_over_all_architectures_or_in_every_row() -> None:
     records += [record(row, row, "trained", [value], "t 1") for row, value in (("width", 0.4), ("depth", 0.6), ("data", 0.5), ("recipe", 1.5))]
     records += [record("width", "cnn", "weight", [1.0], family="cnn"), record("width", "cnn", "trained", [0.8], "t 1", family="cnn")]
     (table,) = goals.goal_tables(Findings(results(records)))
-    assert table.columns[4:] == ["width", "depth", "data", "recipe", "together", "verdict"]
+    assert table.columns[4:] == ["width", "depth", "data", "recipe", "together", "architectures", "verdict"]
     assert [list(row) for row in table.rows] == [
-        ["trained", "weight matching", "mlp", "0.5", "0.40", "0.60", "-", "-", "0.49", "holds; above it: depth"],
-        ["trained", "weight matching", "cnn", "0.7", "0.80", "-", "-", "-", "0.80", "falls short: width"],
-        ["trained", "activation matching", "mlp", "0.75", "0.40", "0.60", "-", "-", "0.49", "holds"],
-        ["trained", "activation matching", "mlp", "1", "-", "-", "0.50", "1.50", "0.87", "falls short: recipe"],
+        ["trained", "weight matching", "mlp", "0.5", "0.40", "0.60", "-", "-", "0.49", "2", "holds; above it: depth"],
+        ["trained", "weight matching", "cnn", "0.7", "0.80", "-", "-", "-", "0.80", "1", "falls short: width"],
+        ["trained", "activation matching", "mlp", "0.75", "0.40", "0.60", "-", "-", "0.49", "2", "holds"],
+        ["trained", "activation matching", "mlp", "1", "-", "-", "0.50", "1.50", "0.87", "2", "falls short: recipe"],
     ]
 
 
@@ -96,6 +96,8 @@ def test_tables_show_what_there_is() -> None:
     barrier = tables.figure_table(found, "barrier")
     assert list(barrier.columns) == ["family", "row", "architectures", "weight matching", "trained"]
     assert barrier.rows == [["mlp", "width", "2", "1.250 ± 1.000", "0.562 ± 0.025"]]
+    fewer = Findings(results([*RECORDS, record("width", "c", "weight", [1.0])]))
+    assert tables.figure_table(fewer, "barrier").rows[0][-1].endswith(" (of 2)")
     other = {**found.results, "protocols": {"vgg": {**found.results["protocol"], "points": 5}}}
     assert tables.figure_table(Findings(other), "barrier").notes[-1] == "Measured otherwise: vgg: points 5."
     assert tables.ratio_table(found, "weight").rows[0][:3] == ["mlp", "width", "1.00"]
