@@ -11,15 +11,17 @@ import typer
 from graphalign import __version__, cli_experiment, cli_train, cli_zoo
 from graphalign.bench.settings import Settings
 from graphalign.bench.suites import SUITES, describe
+from graphalign.commands import COMMANDS
 from graphalign.errors import GraphAlignError, InvalidInput
 
 app = typer.Typer(
     name="graphalign",
     help="Aligns the units of two neural networks of one architecture, to average, interpolate and compare them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+for _command in COMMANDS:
+    app.command()(_command)
 app.add_typer(cli_experiment.app, name="experiment")
 app.command()(cli_zoo.zoo)
 app.command()(cli_train.train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -104,20 +105,7 @@ class Curve:
         Raises:
             InvalidInput: matplotlib is missing, the ending is unknown, or the folder cannot be written.
         """
-        figure = new_figure(7.0 if self.accuracies is not None else 4.0, 2.8)
-        panels = 1 if self.accuracies is None else 2
-        loss = figure.add_subplot(1, panels, 1)
-        self.draw(loss, color="C0")
-        loss.plot(self.lambdas, self._chord(self.losses), color="0.6", linestyle=":")
-        loss.set_title(f"barrier {self.barrier:.3f}")
-        if self.accuracies is not None:
-            accuracy = figure.add_subplot(1, panels, 2)
-            accuracy.plot(self.lambdas, 100 * self.accuracies, color="C0")
-            accuracy.set_xlim(0.0, 1.0)
-            accuracy.set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
-            accuracy.set_ylabel("accuracy (%)")
-            accuracy.set_title(f"midpoint {100 * (self.midpoint_accuracy or 0.0):.1f} %")
-        save_figure(figure, path)
+        plot_curves({"": self}, path)
 
     def __repr__(self) -> str:
         figures = ", ".join(f"{name}={value:.4g}" for name, value in self.summary().items())
@@ -125,7 +113,57 @@ class Curve:
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{value:.4g}</td></tr>" for name, value in self.summary().items())
-        return f"<table><caption>Curve, {len(self.lambdas)} points</caption>{rows}</table>"
+        return f"<table><caption>Curve, {len(self.lambdas)} points</caption>{rows}</table>{self._sketch()}"
+
+    def _sketch(self) -> str:
+        """The loss and its chord as a small picture for notebooks, which needs no matplotlib; empty if a loss is not finite."""
+        if not np.isfinite(self.losses).all():
+            return ""
+        low, high = float(self.losses.min()), float(self.losses.max())
+        heights = 75 - 70 * (self.losses - low) / (high - low if high > low else 1.0)
+        points = " ".join(f"{5 + 230 * x:.1f},{y:.1f}" for x, y in zip(self.lambdas, heights, strict=True))
+        return (
+            '<svg width="240" height="96" role="img" aria-label="loss from B to A">'
+            f'<line x1="5" y1="{heights[0]:.1f}" x2="235" y2="{heights[-1]:.1f}" stroke="#999" stroke-dasharray="3"/>'
+            f'<polyline points="{points}" fill="none" stroke="#0072b2" stroke-width="2"/>'
+            '<text x="5" y="92" font-size="11">B</text><text x="226" y="92" font-size="11">A</text></svg>'
+        )
+
+
+def plot_curves(curves: Mapping[str, Curve], path: AnyPath) -> None:
+    """Draws loss and, where there are classes, accuracy of curves to a PNG, SVG or PDF file, replacing it atomically.
+
+    Args:
+        curves: by name for the legend, of the same data.
+        path: ends in .png, .svg or .pdf.
+
+    Raises:
+        InvalidInput: matplotlib is missing, the ending is unknown, or the folder cannot be written.
+    """
+    classes = all(curve.accuracies is not None for curve in curves.values())
+    figure = new_figure(7.0 if classes else 4.0, 2.8)
+    panels = 2 if classes else 1
+    loss = figure.add_subplot(1, panels, 1)
+    for i, (name, curve) in enumerate(curves.items()):
+        curve.draw(loss, label=f"{name}, barrier {curve.barrier:.3f}", color=f"C{i}")
+        loss.plot(curve.lambdas, curve._chord(curve.losses), color="0.6", linestyle=":")
+    if len(curves) > 1:
+        loss.legend(frameon=False)
+    else:
+        loss.set_title(f"barrier {next(iter(curves.values())).barrier:.3f}")
+    if classes:
+        accuracy = figure.add_subplot(1, panels, 2)
+        for i, (name, curve) in enumerate(curves.items()):
+            assert curve.accuracies is not None
+            accuracy.plot(curve.lambdas, 100 * curve.accuracies, color=f"C{i}", label=f"{name}, midpoint {100 * (curve.midpoint_accuracy or 0.0):.1f} %")
+        accuracy.set_xlim(0.0, 1.0)
+        accuracy.set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
+        accuracy.set_ylabel("accuracy (%)")
+        if len(curves) > 1:
+            accuracy.legend(frameon=False)
+        else:
+            accuracy.set_title(f"midpoint {100 * (next(iter(curves.values())).midpoint_accuracy or 0.0):.1f} %")
+    save_figure(figure, path)
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -11,6 +11,7 @@ import yaml
 
 from graphalign.errors import CorruptFile, InvalidInput, SpecMismatch
 from graphalign.files import AnyPath, atomic_write
+from graphalign.plain_yaml import load_plain
 from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling, Segment
 
 FORMAT, VERSION = "graphalign-spec", 1
@@ -212,7 +213,7 @@ def load_spec(path: AnyPath) -> NetworkSpec:
     except OSError as error:
         raise InvalidInput(f"{file} cannot be read: {error.strerror or error}; pass the path of a file written by save_spec") from None
     try:
-        data = json.loads(text) if as_json else yaml.safe_load(text)
+        data = json.loads(text) if as_json else load_plain(text)
     except json.JSONDecodeError as error:
         raise CorruptFile(f"{file}, line {error.lineno}, column {error.colno}: {error.msg}; write it again with save_spec") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -21,7 +21,7 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors inputs vectorising", ""),
-    "spec": ("spec spec_format group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
+    "spec": ("spec spec_format plain_yaml group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
     "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
@@ -57,7 +57,14 @@ ARROWS: dict[str, tuple[str, str]] = {
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
     "bench": ("bench.*", "errors spec converters assignment encoder aligner alignment evaluation methods align experiments zoo"),
-    "cli": ("cli cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors configs zoo training demo experiments bench"),
+    "checkpoints": (
+        "checkpoints folders named_code named_data blueprints example_inputs opened same_function method_comparison recipes merged_files",
+        "errors spec graph converters alignment evaluation methods align connectivity measures merging reports data",
+    ),
+    "commands": (
+        "commands.*", "errors spec graph drawing converters alignment evaluation methods align connectivity measures reports checkpoints",
+    ),
+    "cli": ("cli cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors commands configs zoo training demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""
