@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from graphalign import __version__, cli_experiment, cli_train, cli_zoo
-from graphalign.bench.settings import Settings
-from graphalign.bench.suites import SUITES, describe
+from graphalign import __version__, cli_bench, cli_experiment, cli_train, cli_zoo
 from graphalign.commands import COMMANDS
-from graphalign.errors import GraphAlignError, InvalidInput
+from graphalign.errors import GraphAlignError
 
 app = typer.Typer(
     name="graphalign",
@@ -23,6 +21,7 @@ app = typer.Typer(
 for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(cli_experiment.app, name="experiment")
+app.command()(cli_bench.bench)
 app.command()(cli_zoo.zoo)
 app.command()(cli_train.train)
 
@@ -80,49 +79,6 @@ def demo(out: Out = Path("graphalign-demo"), seed: Seed = 0, quick: Quick = Fals
         soft_wrap=True,
         markup=False,
     )
-
-
-def _check_suite(name: str) -> str:
-    if name not in SUITES:
-        raise typer.BadParameter(f"found {name!r}, expected one of {', '.join(SUITES)}")
-    return name
-
-
-@app.command()
-def bench(
-    suite: Annotated[
-        str, typer.Argument(callback=_check_suite, help="; ".join(f"{name}: {describe(name)}" for name in SUITES), show_default=False)
-    ],
-    peers: Annotated[
-        Path | None, typer.Option(envvar="GRAPHALIGN_PEERS", help="Folder with other implementations; without it only ours are measured.")
-    ] = None,
-    install: Annotated[bool, typer.Option("--install", help="Install the other implementations into --peers first, with pip.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results (docs/results; with --quick nothing is written without --out).")
-    ] = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Warm runs of every measurement.")] = Settings.repetitions,
-    seed: Seed = Settings.seed,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes only, for a first look.")] = False,
-) -> None:
-    """Measure a suite of benchmarks, print its tables and write them."""
-    from graphalign.bench.peers import install_peers
-    from graphalign.experiments.results import output_folder, publish
-
-    if install:
-        if peers is None:
-            raise InvalidInput("bench: found --install without --peers; say with --peers FOLDER where to install")
-        install_peers(peers)
-    folder = output_folder(out or "docs/results") if out or not quick else None
-    report = SUITES[suite](Settings(repetitions, seed, quick, peers))
-    for table in report.tables:
-        typer.echo(f"{table}\n")
-    if folder is not None:
-        publish(folder, f"bench_{suite}", report.results, report.tables)
-        files = [folder / f"bench_{suite}.json", folder / f"bench_{suite}.md"]
-        if report.draw is not None:
-            files.append(folder.parent / "images" / f"bench_{suite}.png" if folder.name == "results" else folder / f"bench_{suite}.png")
-            report.draw(files[-1])
-        typer.echo(f"written: {', '.join(map(str, files))}", err=True)
 
 
 def main() -> None:

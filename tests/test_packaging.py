@@ -56,7 +56,10 @@ ARROWS: dict[str, tuple[str, str]] = {
         "demo demo_networks demo_report",
         "errors spec graph drawing converters aligner alignment evaluation methods align connectivity data experiments",
     ),
-    "bench": ("bench.*", "errors spec converters assignment encoder aligner alignment evaluation methods align experiments zoo"),
+    "bench": (
+        "bench.*",
+        "errors spec converters assignment encoder aligner alignment evaluation methods align connectivity data zoo training experiments",
+    ),
     "checkpoints": (
         "checkpoints folders named_code named_data blueprints example_inputs opened same_function method_comparison recipes merged_files",
         "errors spec graph converters alignment evaluation methods align connectivity measures merging reports data",
@@ -64,7 +67,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "commands": (
         "commands.*", "errors spec graph drawing converters alignment evaluation methods align connectivity measures reports checkpoints",
     ),
-    "cli": ("cli cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors commands configs zoo training demo experiments bench"),
+    "cli": ("cli cli_bench cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors commands configs zoo training demo experiments bench"),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""

@@ -7,10 +7,12 @@ with the batches, and extrapolated; every call counts all it does, from modules 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +20,30 @@ from torch import Tensor, nn
 
 from graphalign import group
 from graphalign.alignment import Alignment
-from graphalign.bench.networks import build
-from graphalign.bench.settings import Report, Settings
+from graphalign.bench.networks import Network, build
+from graphalign.bench.settings import Report, Settings, read_entries, read_sizes
+from graphalign.curve import new_figure, save_figure
 from graphalign.experiments.footprint import reset_peak, resident
 from graphalign.experiments.results import Table, environment
 from graphalign.many import align_all, align_many, align_to
 from graphalign.pairwise import align
 
-BUDGET = 30.0
-"""Seconds of runs after which a measurement is not repeated any more."""
-NETWORKS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "MLP 784-64-64-64-10": ("mlp", (784, 64, 64, 64, 10)),
-    "MLP 64-32-32-32-10": ("mlp", (64, 32, 32, 32, 10)),
-    "CNN 8-16-32": ("flatten_cnn", (8, 16, 32)),
-}
-SIZES = (10, 100, 1000)
-LOOPED = 5
-"""Pairs on which the loop is measured."""
-SMALL = (4, 8)
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        budget: seconds of runs after which a measurement is not repeated any more.
+        networks: the fields of a `Network` by key.
+        pairs: numbers of pairs of distinct networks; networks that occur in several pairs are measured with the second number.
+        looped: pairs on which the loop is measured.
+    """
+
+    budget: float
+    networks: Mapping[str, Any]
+    pairs: tuple[int, ...]
+    looped: int
 
 
 @dataclass(frozen=True)
@@ -86,54 +94,48 @@ def cases(network: str, sizes: Sequence[int]) -> list[Case]:
 
 
 def run(settings: Settings) -> Report:
-    """Measures everything in one process; a quick run has few pairs of small networks."""
+    """Measures everything in one process.
+
+    Raises:
+        InvalidInput: the configuration is not that of this suite.
+    """
+    sizes = read_sizes(Sizes, settings.sizes, "bench batch")
     where = environment()
-    kinds = {"MLP 16-8-8-4": ("mlp", (16, 8, 8, 4))} if settings.quick else NETWORKS
-    rows: list[dict[str, Any]] = []
-    for network, (kind, sizes) in kinds.items():
-        rows += measure(network, kind, sizes, SMALL if settings.quick else SIZES, settings)
+    networks = read_entries(Network, sizes.networks, "bench batch: networks")
     results = {
         "title": "Many pairs in one call",
-        "command": settings.command("batch"),
+        "command": settings.command,
         "seed": settings.seed,
         "environment": where,
         "device": "cpu",
         "repetitions": settings.repetitions,
-        "budget": BUDGET,
-        "looped": LOOPED,
-        "rows": rows,
+        "budget": sizes.budget,
+        "looped": sizes.looped,
+        "rows": [row for network in networks for row in measure(network, sizes, settings)],
     }
-    return Report(results, [table(results)])
+    return Report(results, [table(results)], partial(draw, results))
 
 
-def measure(network: str, kind: str, sizes: Sequence[int], numbers: Sequence[int], settings: Settings) -> list[dict[str, Any]]:
-    """The rows of an architecture.
-
-    Args:
-        network: its name.
-        kind: see `graphalign.bench.networks`.
-        sizes: arguments of that kind.
-        numbers: of distinct pairs.
-        settings: repetitions and seed.
-    """
-    found = cases(network, numbers)
+def measure(network: Network, sizes: Sizes, settings: Settings) -> list[dict[str, Any]]:
+    """The rows of an architecture."""
+    found = cases(network.name, sizes.pairs)
     count = max(case.networks for case in found)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        built = [build(kind, sizes) for _ in range(count)]
+        built = [build(network.kind, network.sizes) for _ in range(count)]
     networks, example = [module for module, _ in built], built[0][1]
 
     def loop(case: Case) -> list[Alignment]:
-        return [align(networks[i], networks[j], example_input=example) for i, j in case.places[:LOOPED]]
+        return [align(networks[i], networks[j], example_input=example) for i, j in case.places[: sizes.looped]]
 
-    loop(Case(network, "pairs", 2))  # loads libraries
-    Case(network, "pairs", 2).run(networks, example)
+    loop(Case(network.name, "pairs", 2))  # loads libraries
+    Case(network.name, "pairs", 2).run(networks, example)
     rows = []
     for case in found:
         looped: list[Clock] = []
         batched: list[Clock] = []
         spent = time.perf_counter()
-        while not batched or (len(batched) < settings.repetitions and time.perf_counter() - spent < BUDGET):
+        while not batched or (len(batched) < settings.repetitions and time.perf_counter() - spent < sizes.budget):
             looped.append(clock(partial(loop, case)))
             batched.append(clock(partial(case.run, networks, example)))
         together, alone = batched[-1].result, looped[-1].result
@@ -144,6 +146,8 @@ def measure(network: str, kind: str, sizes: Sequence[int], numbers: Sequence[int
                 "equal": statistics.mean(group.same(x.permutations, y.permutations) for x, y in zip(alone, together, strict=False)),
             }
         )  # fmt: skip
+        row = rows[-1]
+        print(f"{network.name}, {case.pairs} pairs, {case.way}: {ratio(row, 'cpu'):.1f} times the loop", file=sys.stderr, flush=True)
     return rows
 
 
@@ -178,26 +182,45 @@ def seconds(clocks: Sequence[Clock], pairs: int) -> dict[str, list[float]]:
     return {"wall": [c.wall / pairs for c in clocks], "cpu": [c.cpu / pairs for c in clocks]}
 
 
+def ratio(row: Mapping[str, Any], kind: str) -> float:
+    """Seconds per pair of the loop over those of `align_many`, by a clock: medians."""
+    return float(statistics.median(row["loop"][kind]) / statistics.median(row["many"][kind]))
+
+
 def table(results: Mapping[str, Any]) -> Table:
     """Pairs per second and ratios."""
     rows = []
     for row in results["rows"]:
-        middle = {(which, kind): statistics.median(row[which][kind]) for which in ("loop", "many") for kind in ("wall", "cpu")}
+        loop, many = (statistics.median(row[which]["cpu"]) for which in ("loop", "many"))
         rows.append(
             [
-                row["network"], row["way"], f"{row['pairs']:,}", f"{1 / middle['loop', 'wall']:.2f}", f"{1 / middle['many', 'wall']:.1f}",
-                f"{middle['loop', 'wall'] / middle['many', 'wall']:.1f}", f"{middle['loop', 'cpu'] / middle['many', 'cpu']:.1f}",
-                f"{row['memory'] / 2**20:,.0f}", f"{row['equal']:.2f}", str(row["repetitions"]),
+                row["network"], row["way"], f"{row['pairs']:,}", f"{1 / loop:.2f}", f"{1 / many:.1f}", f"{ratio(row, 'cpu'):.1f}",
+                f"{ratio(row, 'wall'):.1f}", f"{row['memory'] / 2**20:,.0f}", f"{row['equal']:.2f}", str(row["repetitions"]),
             ]
         )  # fmt: skip
     return Table(
-        f"Pairs per second on the {results['device'].upper()}, {results['environment']['threads']} threads",
-        ["network", "networks in", "pairs", "loop of align", "align_many", "ratio", "ratio of processor time", "peak memory, MiB",
+        f"Pairs per second of processor time, {results['device'].upper()}, {results['environment']['threads']} thread(s)",
+        ["network", "networks in", "pairs", "loop of align", "align_many", "ratio", "ratio by the clock", "peak memory, MiB",
          "same as alone", "runs"],
         rows,
-        [f"The loop is measured on the first {results['looped']} pairs, of which \"same as alone\" says how many got equal permutations in both. "
-         "Memory is what the call needs above the networks."],
+        [f"The loop is measured on the first {results['looped']} pairs, in turns with the batches, of which \"same as alone\" says how many got "
+         "equal permutations in both. Memory is what the call needs above the networks."],
     )  # fmt: skip
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """Pairs per second against the number of pairs, logarithmic, into a PNG file."""
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
+    for index, network in enumerate(dict.fromkeys(row["network"] for row in results["rows"])):
+        rows = [row for row in results["rows"] if row["network"] == network and row["way"] == "pairs"]
+        pairs, colour = [row["pairs"] for row in rows], f"C{index}"
+        axes.plot(pairs, [1 / statistics.median(row["many"]["cpu"]) for row in rows], "o-", color=colour, label=f"{network}: align_many")
+        axes.plot(pairs, [1 / statistics.median(row["loop"]["cpu"]) for row in rows], "s:", color=colour, label=f"{network}: loop of align")
+    axes.set(xscale="log", yscale="log", xlabel="pairs of distinct networks in the call", ylabel="pairs per second of processor time")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    save_figure(figure, path)
 
 
 __all__ = ["run"]

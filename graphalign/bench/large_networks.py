@@ -16,7 +16,6 @@ from graphalign.zoo.networks import resnet, vgg
 
 Built = tuple[nn.Module, Tensor]
 """A network on the meta device, and an input on the CPU."""
-VGG11 = ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2)
 
 
 class WideBlock(nn.Module):

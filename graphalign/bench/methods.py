@@ -16,29 +16,42 @@ from typing import Any
 
 from graphalign.bench.assignments import SCORES
 from graphalign.bench.method_tables import OURS, tables
+from graphalign.bench.networks import Network
 from graphalign.bench.pairs import Pair, make_pair
 from graphalign.bench.peers import find_peers
 from graphalign.bench.processes import Job, MeasurementFailed, Result, measure
-from graphalign.bench.settings import Report, Settings
+from graphalign.bench.settings import Report, Settings, read_entries, read_sizes
 from graphalign.experiments.results import environment
 
 PARTS = ("weight", "families", "sinkhorn", "transport", "assignments")
-BUDGET = 60.0
-"""Seconds of runs after which a measurement is not repeated any more."""
-RATES = (0.1, 1.0, 10.1)
-"""Learning rates tried for sinkhorn-rebasin; the first is that of its example for MLPs, the last that of the one for CNNs."""
-LIMIT = 60
-"""Steps after which sinkhorn-rebasin is given up."""
 DEFAULT, ONE_ASCENT = {"method": "weight"}, {"method": "weight", "start": "identity"}
 SINKHORN = {"method": "sinkhorn", "objective": "l2", "rate": 10.0, "every": 1, "patience": 2}
 """Settings for weights that match exactly: large steps, a look at the permutations after each, and an early end."""
-FAMILIES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "conv-conv-flatten-linear-linear": ("flatten_cnn", (8, 16, 32)),
-    "MLP with BatchNorm1d": ("batch_norm_mlp", (20, 32, 32, 5)),
-    "residual MLP": ("residual", (16, 32)),
-    "ResNet with BatchNorm2d": ("residual_cnn", (8,)),
-    "MLP, units differ in biases only": ("bias_only", (8, 32)),
-}
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        budget: seconds of runs after which a measurement is not repeated any more.
+        weight: sizes of the MLP of weight matching.
+        families: the fields of a `Network` by key: networks in which every kind of tie occurs.
+        sinkhorn: widths of the MLPs of Sinkhorn re-basin.
+        rates: learning rates tried for sinkhorn-rebasin.
+        limit: steps after which sinkhorn-rebasin is given up.
+        transport: widths of A and B of transport.
+        assignments: problems and units of batches of assignments.
+        all_cores: whether those are measured with all cores too.
+    """
+
+    budget: float
+    weight: tuple[int, ...]
+    families: Mapping[str, Any]
+    sinkhorn: tuple[int, ...]
+    rates: tuple[float, ...]
+    limit: int
+    transport: tuple[tuple[int, int], ...]
+    assignments: tuple[tuple[int, int], ...]
+    all_cores: bool
 
 
 @dataclass(frozen=True)
@@ -70,9 +83,10 @@ def run(settings: Settings) -> Report:
     """Measures everything, one process at a time.
 
     Raises:
-        InvalidInput: the folder of peers lacks some.
+        InvalidInput: the folder of peers lacks some, or the configuration is not that of this suite.
         MeasurementFailed: one of our own measurements failed. Where a peer's fails, that is its result.
     """
+    sizes = read_sizes(Sizes, settings.sizes, "bench methods")
     where = environment()  # of the code as it was loaded
     versions = find_peers(settings.peers)
     if not versions:
@@ -80,19 +94,19 @@ def run(settings: Settings) -> Report:
     parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for implementation in (*versions, OURS):
         paths = [settings.peers.resolve() / implementation] if settings.peers and implementation != OURS else []
-        collect(parts, cases(settings, implementation), 1, paths)
+        collect(parts, cases(settings, sizes, implementation), 1, paths)
     cores = os.cpu_count() or 1
-    if cores > 1 and not settings.quick:
-        collect(parts, assignment_cases(settings, cores), cores)
+    if cores > 1 and sizes.all_cores:
+        collect(parts, assignment_cases(settings, sizes, cores), cores)
     results = {
         "title": "Our methods and other implementations",
-        "command": settings.command("methods"),
+        "command": settings.command,
         "seed": settings.seed,
         "environment": {**where, "threads": 1},
         "repetitions": settings.repetitions,
-        "budget": BUDGET,
-        "limit": LIMIT,
-        "rates": RATES,
+        "budget": sizes.budget,
+        "limit": sizes.limit,
+        "rates": sizes.rates,
         "peers": versions,
         **parts,
     }
@@ -113,48 +127,48 @@ def collect(parts: dict[str, list[dict[str, Any]]], found: Sequence[Case], threa
         parts[case.part].append(row)
 
 
-def cases(settings: Settings, implementation: str) -> list[Case]:
+def cases(settings: Settings, sizes: Sizes, implementation: str) -> list[Case]:
     """What one implementation is measured on, with one thread."""
     ours = implementation == OURS
     found: list[Case] = []
+    limits = {"repetitions": settings.repetitions, "budget": sizes.budget, "seed": settings.seed}
     if ours or implementation == "rebasin":
         ways = [ONE_ASCENT, DEFAULT] if ours else [{}]
-        sizes = (24, 16, 16, 5) if settings.quick else (784, 256, 256, 10)
-        pair = make_pair("mlp", sizes, 1.0, settings.seed)
-        found += [alignment_case(settings, "weight", "MLP", pair, implementation, way) for way in ways]
-        for name, (kind, kind_sizes) in FAMILIES.items():
-            pair = make_pair(kind, kind_sizes, 0.0, settings.seed)
-            found.append(alignment_case(settings, "families", name, pair, implementation, ways[-1]))
+        pair = make_pair("mlp", sizes.weight, 1.0, settings.seed)
+        found += [alignment_case(limits, "weight", "MLP", pair, implementation, way) for way in ways]
+        for network in read_entries(Network, sizes.families, "bench methods: families"):
+            pair = make_pair(network.kind, network.sizes, 0.0, settings.seed)
+            found.append(alignment_case(limits, "families", network.name, pair, implementation, ways[-1]))
     if ours or implementation == "sinkhorn-rebasin":
-        tried: list[dict[str, Any]] = [SINKHORN] if ours else [{"rate": rate, "limit": LIMIT} for rate in RATES]
-        for width in (16,) if settings.quick else (64, 256, 512):
+        tried: list[dict[str, Any]] = [SINKHORN] if ours else [{"rate": rate, "limit": sizes.limit} for rate in sizes.rates]
+        for width in sizes.sinkhorn:
             pair = make_pair("mlp", (32, width, width, 10), 0.0, settings.seed)
-            found += [alignment_case(settings, "sinkhorn", "MLP", pair, implementation, way) for way in tried]
-    return [*found, *transport_cases(settings), *assignment_cases(settings, 1)] if ours else found
+            found += [alignment_case(limits, "sinkhorn", "MLP", pair, implementation, way) for way in tried]
+    return [*found, *transport_cases(settings, sizes), *assignment_cases(settings, sizes, 1)] if ours else found
 
 
 def alignment_case(
-    settings: Settings, part: str, network: str, pair: Pair, implementation: str, options: Mapping[str, Any]
+    limits: Mapping[str, Any], part: str, network: str, pair: Pair, implementation: str, options: Mapping[str, Any]
 ) -> Case:  # fmt: skip
-    """One implementation with its options on one pair."""
+    """One implementation with its options on one pair, repeated within limits."""
     facts = {"network": network, "sizes": list(pair.sizes), "implementation": implementation, "options": dict(options)}
-    limits = {"repetitions": settings.repetitions, "budget": BUDGET, "seed": settings.seed}
     job = Job("alignment", {**facts, **limits, "kind": pair.kind}, {"a": pair.a, "b": pair.b})
     return Case(part, facts, job, pair)
 
 
-def transport_cases(settings: Settings) -> list[Case]:
+def transport_cases(settings: Settings, sizes: Sizes) -> list[Case]:
     """Exact transport between equal and different widths; none without POT."""
     if find_spec("ot") is None:
         return []
-    widths = ((8, 8), (8, 6)) if settings.quick else ((64, 64), (256, 256), (1024, 1024), (48, 64))
-    return [Case("transport", {"widths": pair}, Job("transport", {"widths": pair, "inputs": 32, "seed": settings.seed})) for pair in widths]
+    return [
+        Case("transport", {"widths": pair}, Job("transport", {"widths": pair, "inputs": 32, "seed": settings.seed})) for pair in sizes.transport
+    ]  # fmt: skip
 
 
-def assignment_cases(settings: Settings, threads: int) -> list[Case]:
+def assignment_cases(settings: Settings, sizes: Sizes, threads: int) -> list[Case]:
     """Batches of linear assignments."""
     found = []
-    for problems, units in ((4, 8),) if settings.quick else ((64, 64), (8, 256), (2, 1024)):
+    for problems, units in sizes.assignments:
         for scores in SCORES:
             facts = {"problems": problems, "units": units, "scores": scores}
             more = {"seed": settings.seed, "repetitions": settings.repetitions * (1 if units > 256 else 5)}

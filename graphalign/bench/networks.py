@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -60,6 +61,21 @@ KINDS: dict[str, Callable[..., Built]] = {
     "mlp": mlp, "batch_norm_mlp": batch_norm_mlp, "flatten_cnn": flatten_cnn, "residual": residual, "residual_cnn": residual_cnn,
     "bias_only": bias_only,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a configuration says of a network.
+
+    Attributes:
+        name: in the tables.
+        kind: a key of `KINDS`.
+        sizes: arguments of that kind.
+    """
+
+    name: str
+    kind: str
+    sizes: tuple[int, ...]
 
 
 def build(kind: str, sizes: Sequence[int]) -> Built:

@@ -6,16 +6,16 @@ memory depend on what a network has learned. Every network has a process of its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graphalign.bench.large_networks import VGG11, build, layout
+from graphalign.bench.large_networks import build, layout
 from graphalign.bench.processes import Job, MeasurementFailed, measure
 from graphalign.bench.scale_tables import draw, tables
-from graphalign.bench.settings import Report, Settings
-from graphalign.experiments.networks import VGG16
+from graphalign.bench.settings import Report, Settings, read_entries, read_sizes
 from graphalign.experiments.results import environment
 
 
@@ -27,67 +27,73 @@ class Subject:
         name: in the tables.
         kind: see `graphalign.bench.large_networks`.
         sizes: arguments of that kind.
-        series: "networks", or the family whose growth is fitted.
         files: aligned from bfloat16 files instead of float32 modules.
+        series: "networks", or the family whose growth is fitted.
     """
 
     name: str
     kind: str
     sizes: tuple[Any, ...]
-    series: str = "networks"
     files: bool = False
+    series: str = "networks"
 
 
-def mlp(width: int) -> Subject:
-    """A member of the MLP series: 16 hidden layers."""
-    return Subject(f"MLP, 16 layers of {width}", "mlp", (64, width, 16), "MLP")
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
 
+    Attributes:
+        networks: the fields of a `Subject` by key.
+        mlps: widths of the series of MLPs, 16 hidden layers each.
+        transformers: widths and layers of the series of causal transformers, with heads of 64 features (two at least), on 8 tokens.
+        vocabulary: of that series.
+        assignments: units of single assignments.
+    """
 
-def transformer(width: int, depth: int, vocabulary: int = 128) -> Subject:
-    """A member of the series of transformers: causal, heads of 64 features (two at least), 8 tokens."""
-    return Subject(f"transformer, {depth} layers of {width}", "gpt", (vocabulary, 64, width, depth, max(2, width // 64), 8), "transformer")
+    networks: Mapping[str, Any]
+    mlps: tuple[int, ...]
+    transformers: tuple[tuple[int, int], ...]
+    vocabulary: int
+    assignments: tuple[int, ...]
 
+    @property
+    def subjects(self) -> list[Subject]:
+        """Everything that is aligned.
 
-BILLION = Subject("1 B transformer, files", "gpt", (32000, 1024, 2048, 19, 32, 2), files=True)
-NETWORKS = (
-    Subject("VGG-11, 32x32", "vgg", (VGG11,)),
-    Subject("VGG-16, 32x32", "vgg", (VGG16,)),
-    Subject("WideResNet-28-10, 32x32", "wide_resnet", (28, 10)),
-    Subject("ResNet-50, 224x224", "resnet50", (224,)),
-    Subject("ViT-B/16, 224x224", "vit", (768, 12, 12, 16, 224)),
-    Subject("GPT-2 small, 16 tokens", "gpt", (50257, 1024, 768, 12, 12, 16)),
-    BILLION,
-)
-MLPS = tuple(mlp(width) for width in (80, 256, 816, 2580))
-TRANSFORMERS = (transformer(64, 2), transformer(128, 5), transformer(320, 8), transformer(768, 14))
-QUICK = (
-    Subject("VGG, 32x32", "vgg", (((8,), (16,)),)),
-    Subject("ViT, 32x32", "vit", (32, 2, 2, 8, 32)),
-    Subject("GPT, files", "gpt", (64, 32, 32, 2, 2, 8), files=True),
-    *(mlp(width) for width in (8, 32)),
-    *(transformer(width, 2, 64) for width in (32, 64)),
-)
-WIDTHS, QUICK_WIDTHS = (512, 1024, 2048, 4096, 8192), (64, 128)
+        Raises:
+            InvalidInput: lists what is wrong with the networks.
+        """
+        entries = {name: entry and {"files": False, "series": "networks", **entry} for name, entry in self.networks.items()}
+        own = read_entries(Subject, entries, "bench scale: networks")
+        mlps = [Subject(f"MLP, 16 layers of {width}", "mlp", (64, width, 16), series="MLP") for width in self.mlps]
+        transformers = [
+            Subject(
+                f"transformer, {depth} layers of {width}", "gpt", (self.vocabulary, 64, width, depth, max(2, width // 64), 8),
+                series="transformer",
+            ) for width, depth in self.transformers
+        ]  # fmt: skip
+        return [*own, *mlps, *transformers]
 
 
 def run(settings: Settings) -> Report:
     """Measures everything, one process at a time.
 
     Raises:
+        InvalidInput: the configuration is not that of this suite.
         MeasurementFailed: a measurement failed.
     """
+    sizes = read_sizes(Sizes, settings.sizes, "bench scale")
+    subjects = sizes.subjects
     where = environment()
-    subjects = QUICK if settings.quick else (*NETWORKS, *MLPS, *TRANSFORMERS)
     fitting = [subject for subject in subjects if _needed(subject) < available()]
     rows = [{**_facts(subject), **_one(_job(subject, settings))} for subject in fitting]
-    widths = QUICK_WIDTHS if settings.quick else WIDTHS
     assignments = [
         {"units": units, "scores": scores, **_one(Job("solve", {"units": units, "scores": scores, "seed": settings.seed}))}
-        for units in widths for scores in ("random", "noisy")
+        for units in sizes.assignments for scores in ("random", "noisy")
     ]  # fmt: skip
     results = {
         "title": "Scale",
-        "command": settings.command("scale"),
+        "command": settings.command,
         "seed": settings.seed,
         "environment": {**where, "threads": 1},
         "networks": rows,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from graphalign.curve import new_figure, save_figure
 from graphalign.experiments.results import Table
-from graphalign.files import atomic_write
 
 MIB = 2**20
 PASS = ("codes", "encode", "score", "assign")
@@ -117,9 +117,7 @@ def beyond(row: Mapping[str, Any]) -> float:
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """Seconds and memory against parameters, logarithmic, into a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     for series, marker in (("MLP", "o"), ("transformer", "s")):
         found = members(results, series)
@@ -135,9 +133,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=what)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, force=True) as draft:
-        figure.savefig(draft, format="png", dpi=150, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _exponent(x: Sequence[float], y: Sequence[float]) -> str:

@@ -8,10 +8,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from graphalign.bench.processes import MeasurementFailed
-from graphalign.bench.settings import Report, Settings
+from graphalign.bench.settings import Report, Settings, read_sizes
 from graphalign.experiments.results import Table, environment
 
 BEGIN = "import json, sys, time; clocks = lambda: (time.perf_counter(), time.process_time()); begun = clocks()\n"
@@ -33,6 +34,11 @@ CASES: dict[str, tuple[str, str]] = {
 TORCH, HEAVY = "import torch", ("torch", "scipy", "networkx", "torch_geometric", "matplotlib", "hydra", "sklearn")
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """There are none: what is measured is always the same."""
+
+
 def measure_case(before: str, code: str) -> dict[str, Any]:
     """Seconds of the clock and of the processor, and the modules that are loaded at the end.
 
@@ -52,12 +58,13 @@ def run(settings: Settings) -> Report:
     """Measures all cases in turns; the first turn, which reads files from disk, does not count.
 
     Raises:
+        InvalidInput: the configuration has sizes.
         MeasurementFailed: an interpreter ended with an error.
     """
+    read_sizes(Sizes, settings.sizes, "bench startup")
     where = environment()
-    repetitions = 1 if settings.quick else settings.repetitions
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CASES}
-    for turn in range(repetitions + 1):
+    for turn in range(settings.repetitions + 1):
         for name, (before, code) in CASES.items():
             measured = measure_case(before, code)
             if turn:
@@ -72,7 +79,7 @@ def run(settings: Settings) -> Report:
     ]
     results = {
         "title": "Startup",
-        "command": settings.command("startup"),
+        "command": settings.command,
         "seed": settings.seed,
         "environment": {**where, "threads": 1},
         "rows": rows,

@@ -40,7 +40,16 @@ def startup(settings: Settings) -> Report:
     return run(settings)
 
 
-SUITES: dict[str, Suite] = {"methods": methods, "published": published, "batch": batch, "scale": scale, "startup": startup}
+def amortisation(settings: Settings) -> Report:
+    """After how many pairs the networks and the training of an aligner have paid for themselves, by family."""
+    from graphalign.bench.amortisation import run
+
+    return run(settings)
+
+
+SUITES: dict[str, Suite] = {
+    "methods": methods, "published": published, "batch": batch, "amortisation": amortisation, "scale": scale, "startup": startup,
+}  # fmt: skip
 
 
 def describe(name: str) -> str:

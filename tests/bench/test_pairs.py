@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from graphalign import group
-from graphalign.bench.methods import FAMILIES
-from graphalign.bench.networks import KINDS, build
+from graphalign.bench.networks import KINDS, Network, build
 from graphalign.bench.pairs import make_pair
+from graphalign.bench.settings import read_entries
+from tests.bench.composed import composed
 
-SIZES = {"mlp": (6, 8, 7, 3), **dict(FAMILIES.values())}
+FAMILIES = read_entries(Network, composed("methods").sizes["families"], "families")
+SIZES = {"mlp": (6, 8, 7, 3), **{network.kind: network.sizes for network in FAMILIES}}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,9 +16,11 @@ from graphalign.bench.large_networks import build, layout, parameter_count, rand
 from graphalign.bench.probe import Probe
 from graphalign.bench.scale_tables import beyond, draw, growth_table, tables
 from graphalign.bench.scaling import measure_scale, working_set
+from graphalign.bench.settings import Settings, read_sizes
 from graphalign.converters.trace import trace_architecture
 from graphalign.experiments.results import environment
 from graphalign.skeleton import with_tensors
+from tests.bench.composed import composed
 
 PARAMETERS = {
     "VGG-11, 32x32": 9_225_610, "VGG-16, 32x32": 14_719_818, "WideResNet-28-10, 32x32": 36_479_194, "ResNet-50, 224x224": 25_557_032,
@@ -26,17 +28,22 @@ PARAMETERS = {
 }  # fmt: skip
 
 
+def sizes_of(settings: Settings) -> scale.Sizes:
+    return read_sizes(scale.Sizes, settings.sizes, "bench scale")
+
+
 def test_the_networks_have_their_published_sizes() -> None:
     found = {}
-    for subject in (*scale.NETWORKS, *scale.MLPS, *scale.TRANSFORMERS):
+    subjects = sizes_of(composed("scale", quick=False)).subjects
+    for subject in subjects:
         network, example = build(subject.kind, subject.sizes)
         assert example.device.type == "cpu"
         assert all(t.is_meta for t in layout(network).values())
         found[subject.name] = parameter_count(layout(network), network)
     assert {name: found[name] for name in PARAMETERS} == PARAMETERS
-    assert 1.0e9 < found[scale.BILLION.name] < 1.1e9
-    for series in (scale.MLPS, scale.TRANSFORMERS):
-        for power, subject in enumerate(series, start=5):
+    assert 1.0e9 < found["1 B transformer, files"] < 1.1e9
+    for series in ("MLP", "transformer"):
+        for power, subject in enumerate((s for s in subjects if s.series == series), start=5):
             assert 0.8 < found[subject.name] / 10**power < 1.25, subject.name
 
 
@@ -136,32 +143,28 @@ def test_tables_hold_every_row_and_the_exponents() -> None:
 
 
 def test_what_does_not_fit_in_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphalign.bench.settings import Settings
-
     monkeypatch.setattr(scale, "available", lambda: 0)
     monkeypatch.setattr(scale, "_one", lambda job: {"cpu": 1.0, "peak": 1, "optimal": True})
-    report = scale.run(Settings(quick=True))
-    assert report.results["left_out"] == [subject.name for subject in scale.QUICK]
-    assert "Left out on this machine: VGG, 32x32; ViT, 32x32" in report.tables[0].notes[0]
+    settings = composed("scale")
+    report = scale.run(settings)
+    assert report.results["left_out"] == [subject.name for subject in sizes_of(settings).subjects]
+    assert "Left out on this machine: ViT, 32x32; VGG, 32x32" in report.tables[0].notes[0]
 
 
 def test_the_figure_is_written(tmp_path: Path) -> None:
-    draw(results(), tmp_path / "images" / "x.png")
-    assert (tmp_path / "images" / "x.png").read_bytes()[:4] == b"\x89PNG"
+    draw(results(), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_failed_measurement_ends_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     from graphalign.bench.processes import MeasurementFailed, Result
-    from graphalign.bench.settings import Settings
-
     monkeypatch.setattr(scale, "measure", lambda jobs: [Result({"error": "ValueError: no"}, {}) for _ in jobs])
-    with pytest.raises(MeasurementFailed, match="bench: VGG, 32x32 failed: ValueError: no"):
-        scale.run(Settings(quick=True))
+    with pytest.raises(MeasurementFailed, match="bench: ViT, 32x32 failed: ValueError: no"):
+        scale.run(composed("scale"))
 
 
 def test_a_run_puts_all_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
     from graphalign.bench.processes import Result
-    from graphalign.bench.settings import Settings
 
     found = results()
 
@@ -174,8 +177,8 @@ def test_a_run_puts_all_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Result(found["assignments"][0] if job.task == "solve" else facts, {}) for job in jobs]
 
     monkeypatch.setattr(scale, "measure", measured)
-    report = scale.run(Settings(quick=True))
-    assert len(report.results["networks"]) == len(scale.QUICK)
-    assert len(report.results["assignments"]) == 2 * len(scale.QUICK_WIDTHS)
-    assert report.results["command"] == "graphalign bench scale --repetitions 7 --seed 11000 --quick"
+    report = scale.run(composed("scale"))
+    assert len(report.results["networks"]) == 7
+    assert len(report.results["assignments"]) == 4
+    assert report.results["command"] == "graphalign bench scale --quick --repetitions 1 --seed 11000"
     assert report.draw is not None

@@ -6,8 +6,8 @@ import pytest
 
 from graphalign.bench import startup
 from graphalign.bench.processes import MeasurementFailed
-from graphalign.bench.settings import Settings
 from graphalign.bench.startup import CASES, HEAVY, measure_case, run, table
+from tests.bench.composed import composed
 
 
 @pytest.mark.parametrize("name", ["import graphalign", "graphalign --help"])
@@ -32,7 +32,7 @@ def test_only_what_is_measured_counts() -> None:
 def test_the_suite_takes_medians_of_warm_runs_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([*[9.0] * 6, *[2.0] * 6, *[4.0] * 6, *[3.0] * 5, 6.0])
     monkeypatch.setattr(startup, "measure_case", lambda *_: {"wall": 1.0, "cpu": next(seconds), "loaded": ["torch", "re"]})
-    report = run(Settings(repetitions=3))
+    report = run(composed("startup", "repetitions=3", quick=False))
     rows = {row["name"]: row for row in report.results["rows"]}
     assert rows.keys() == CASES.keys()
     assert rows["import torch"]["cpu"] == [2.0, 4.0, 3.0]
@@ -40,4 +40,4 @@ def test_the_suite_takes_medians_of_warm_runs_and_ratios(monkeypatch: pytest.Mon
     cells = {row[0]: row[1:] for row in table(report.results).rows}
     assert cells["import torch"] == ["3.000", "2.00-4.00", "1.000", "1.00", "torch"]
     assert cells["second call of align"][3] == "1.33"
-    assert report.results["command"] == "graphalign bench startup --repetitions 3 --seed 11000"
+    assert report.results["command"] == "graphalign bench startup repetitions=3 --repetitions 3 --seed 11000"
