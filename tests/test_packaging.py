@@ -68,6 +68,10 @@ ARROWS: dict[str, tuple[str, str]] = {
         "commands.*", "errors spec graph drawing converters alignment evaluation methods align connectivity measures reports checkpoints",
     ),
     "cli": ("cli cli_bench cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors commands configs zoo training demo experiments bench"),
+    "documentation": (
+        "documentation.*",
+        "errors spec graph drawing converters assignment encoder aligner alignment align connectivity reports data demo experiments bench cli",
+    ),
 }  # fmt: skip
 DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""
