@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from graphalign.aligner import Aligner as Aligner
     from graphalign.aligner import AlignerConfig as AlignerConfig
     from graphalign.alignment import Alignment as Alignment
+    from graphalign.axis_permutations import AxisPermutations as AxisPermutations
+    from graphalign.axis_permutations import from_axis_permutations as from_axis_permutations
+    from graphalign.axis_permutations import to_axis_permutations as to_axis_permutations
     from graphalign.barriers import PairwiseBarriers as PairwiseBarriers
     from graphalign.barriers import pairwise_barriers as pairwise_barriers
     from graphalign.comparison import Comparison as Comparison
@@ -62,6 +65,7 @@ __version__ = "0.1.0"
 _MODULES = {  # imported on first use, so that the command line answers without loading torch
     "graphalign.aligner": ("Aligner", "AlignerConfig"),
     "graphalign.alignment": ("Alignment",),
+    "graphalign.axis_permutations": ("AxisPermutations", "from_axis_permutations", "to_axis_permutations"),
     "graphalign.barriers": ("PairwiseBarriers", "pairwise_barriers"),
     "graphalign.comparison": ("Comparison",),
     "graphalign.connectivity": ("Curve", "barrier", "interpolate"),

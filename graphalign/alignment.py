@@ -20,6 +20,8 @@ from graphalign.streamed import save_streamed
 
 Module = TypeVar("Module", bound=nn.Module)
 FORMAT = "graphalign-alignment-1"
+ROWS_SHOWN = 40
+"""Cells in the table of a notebook."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class Alignment:
 
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{len(perm)}</td><td>{int((perm != torch.arange(len(perm))).sum())}</td></tr>"
-            for name, perm in self.permutations.items()
+            for name, perm in list(self.permutations.items())[:ROWS_SHOWN]
         )
-        return f"<p>{escape(repr(self))}</p><table><tr><th>cell</th><th>units</th><th>moved</th></tr>{rows}</table>"
+        more = f"<p>and {len(self.permutations) - ROWS_SHOWN} more cells</p>" if len(self.permutations) > ROWS_SHOWN else ""
+        return f"<p>{escape(repr(self))}</p><table><tr><th>cell</th><th>units</th><th>moved</th></tr>{rows}</table>{more}"

@@ -21,6 +21,7 @@ OTHERS = {
     "batch_norm": "Statistics of averaged networks: reset and REPAIR.",
     "many_models": "Averages of more than two networks.",
     "different_widths": "Fusion of networks of different widths.",
+    "federated_rounds": "Clients with initialisations of their own: averages aligned and as they are.",
     "footprint": "Memory and time against size.",
 }
 """Modules of `graphalign.experiments` that read their own arguments."""

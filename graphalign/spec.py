@@ -222,10 +222,14 @@ class NetworkSpec:
 
         return format_table(self)
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    def __repr__(self) -> str:
+        units = sum(cell.units for cell in self.cells)
+        return f"NetworkSpec({units} movable units in {len(self.cells)} cells, {len(self.shapes)} tensors, {len(self.fixed)} fixed)"
 
-        return f"<pre>{escape(str(self))}</pre>"
+    def _repr_html_(self) -> str:
+        from graphalign.spec_format import format_html
+
+        return format_html(self)
 
 
 def _equally_often(layout: AxisLayout, cell: Cell) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ FORMAT, VERSION = "graphalign-spec", 1
 MOVES_SHOWN = 6
 LINES_SHOWN = 20
 RULE = 100
+COLUMNS: tuple[str, ...] = ("cell", "units", "blocks", "activation", "free", "moves")
 T = TypeVar("T")
 
 
@@ -27,12 +29,9 @@ def format_table(spec: NetworkSpec) -> str:
     "8 x 64" under blocks means 8 blocks of 64 units; "rigid" that the order inside a block is fixed. A tensor axis is
     written tensor[axis]. "scale" and "sign" under free: a positive factor, or the sign, of a unit can be undone.
     """
-    units = sum(cell.units for cell in spec.cells)
-    head = f"NetworkSpec: {_count(units, 'movable unit')} in {_count(len(spec.cells), 'cell')}, {_count(len(spec.shapes), 'tensor')}"
-    rows: list[tuple[str, ...]] = [("cell", "units", "blocks", "activation", "free", "moves")]
-    rows += [_row(spec, cell) for cell in spec.cells]
+    rows = [COLUMNS, *(_row(spec, cell) for cell in spec.cells)]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [head, ""] + ["  ".join([*(part.ljust(w) for part, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
+    lines = [_head(spec), ""] + ["  ".join([*(part.ljust(w) for part, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
     lines.insert(3, "-" * min(RULE, max(map(len, lines))))
     joined = {name: cells for name, cells in spec.groups.items() if len(cells) > 1}
     if joined:
@@ -42,6 +41,23 @@ def format_table(spec: NetworkSpec) -> str:
     if spec.aliases:
         lines += ["", "tied:"] + [f"  {alias} is {name}" for alias, name in spec.aliases.items()]
     return "\n".join(lines)
+
+
+def format_html(spec: NetworkSpec) -> str:
+    """The same table for a notebook; of many cells the first ones."""
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    rows = ["".join(f"<td>{escape(part)}</td>" for part in _row(spec, cell)) for cell in spec.cells[:LINES_SHOWN]]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    more = [f"and {_count(len(spec.cells) - LINES_SHOWN, 'more cell')}"] if len(spec.cells) > LINES_SHOWN else []
+    more += [f"fixed: {f.name}, {_count(f.count, 'unit')}, {f.reason}" for f in spec.fixed[:LINES_SHOWN]]
+    more += [f"and {len(spec.fixed) - LINES_SHOWN} more"] if len(spec.fixed) > LINES_SHOWN else []
+    notes = "".join(f"<li>{escape(line)}</li>" for line in more)
+    return f"<table><caption>{escape(_head(spec))}</caption><tr>{head}</tr>{body}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def _head(spec: NetworkSpec) -> str:
+    units = sum(cell.units for cell in spec.cells)
+    return f"NetworkSpec: {_count(units, 'movable unit')} in {_count(len(spec.cells), 'cell')}, {_count(len(spec.shapes), 'tensor')}"
 
 
 def _row(spec: NetworkSpec, cell: Cell) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from graphalign import Alignment, CorruptFile, InvalidInput, SpecMismatch, group
 from graphalign.files import load_state
+from graphalign.spec import Cell, NetworkSpec
 from tests.traced import Runner, cast, other_state, traced
 
 
@@ -118,6 +119,13 @@ def test_the_share_of_moved_units() -> None:
     assert Alignment(spec, element).moved == pytest.approx(3 / 15)
     assert repr(Alignment(spec, element, "mine")) == "Alignment(method='mine', 2 cells, 15 units, 20% moved)"
     assert "<td>0</td><td>8</td><td>3</td>" in Alignment(spec, element)._repr_html_()
+
+
+def test_many_cells_are_counted_in_a_notebook() -> None:
+    spec = NetworkSpec(tuple(Cell(f"c{i}", 2) for i in range(43)), (), {})
+    shown = Alignment(spec, group.identity(spec))._repr_html_()
+    assert shown.count("<tr>") == 41
+    assert "and 3 more cells" in shown
 
 
 # -- files ----------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Interpolation, loss barriers in closed form, and BatchNorm statistics estimated by hand."""
 
 import copy
+import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -382,6 +384,14 @@ class TestPresentation:
             for name in ("barrier", "auc", "midpoint_accuracy", "accuracy_barrier"):
                 assert name in text
             assert f"{curve.barrier:.4g}" in text
+
+    def test_a_notebook_shows_the_curve_unless_it_diverges(self, curve):
+        points = re.search(r'<polyline points="([^"]*)"', curve._repr_html_())
+        assert points is not None
+        heights = [float(point.split(",")[1]) for point in points[1].split()]
+        assert np.argsort(heights).tolist() == np.argsort(-curve.losses).tolist()
+        diverged = dataclasses.replace(curve, losses=np.where(curve.lambdas == 0.5, np.inf, curve.losses))
+        assert "<svg" not in diverged._repr_html_()
 
     @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
     def test_plot_writes_a_figure_and_nothing_else(self, curve, tmp_path, ending, magic):

@@ -28,7 +28,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
     "encoder": ("encoder stacked cellwise codes program prior segments selection", "errors spec graph"),
     "aligner": ("aligner refiner", "errors spec encoder assignment"),
-    "alignment": ("alignment transport_plan", "errors spec assignment"),
+    "alignment": ("alignment transport_plan axis_permutations", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),

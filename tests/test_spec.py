@@ -10,6 +10,7 @@ import pytest
 
 from graphalign.errors import InvalidInput
 from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling, Segment
+from graphalign.spec_format import LINES_SHOWN
 
 
 def parts() -> dict[str, Any]:
@@ -115,4 +116,12 @@ def test_it_prints_as_a_table() -> None:
     assert "a.weight[0] b.weight[1]" in str(spec)
     escaped = NetworkSpec((Cell("<a>", 2),), (), {})
     assert "&lt;a&gt;" in escaped._repr_html_()
-    assert escaped._repr_html_().startswith("<pre>")
+    assert "a.weight[0] b.weight[1]" in spec._repr_html_()
+    assert repr(escaped) == "NetworkSpec(2 movable units in 1 cells, 0 tensors, 0 fixed)"
+
+
+def test_many_cells_are_counted_in_a_notebook() -> None:
+    shown = NetworkSpec(tuple(Cell(f"c{i}", 2) for i in range(LINES_SHOWN + 3)), (), {})._repr_html_()
+    assert f"<td>c{LINES_SHOWN - 1}</td>" in shown
+    assert f"<td>c{LINES_SHOWN}</td>" not in shown
+    assert "and 3 more cells" in shown

@@ -29,6 +29,8 @@ BEFORE: dict[str, Any] = {"color": "#d55e00", "linestyle": "--"}
 AFTER: dict[str, Any] = {"color": "#0072b2"}
 """Vermilion and blue of Okabe and Ito, dashed and solid."""
 COLOURS = "RdBu_r"
+MAP, BLOCK, LEFT = 0.9, (2.05, 1.55), 0.25
+"""Inches: side of a heat map, width and height of the two of a cell with what is written around them, and what is left of them."""
 
 
 def in_style() -> AbstractContextManager[None]:
@@ -123,24 +125,27 @@ def _similarity(pair: PairReport) -> Figure:
     chosen = [pair.cells[i] for i in evenly(len(pair.cells), DRAWN_CELLS)]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure: Figure = new_figure(0.6 + (WIDTH - 0.6) * max(columns, 1.4) / 3, 0.15 + 1.5 * rows)
-    maps, key = figure.subfigures(1, 2, squeeze=False, width_ratios=(columns, 0.36))[0]
-    places = maps.subfigures(rows, columns, squeeze=False).flatten()
-    for place, cell in zip(places, chosen, strict=False):
-        place.suptitle(label(cell.name), fontsize=8.0, fontweight="bold", parse_math=False)
-        panels = place.subplots(1, 2)
-        for axes, matrix, title in zip(panels, (cell.similarity_before, cell.similarity_after), ("before", "after"), strict=True):
-            axes.imshow(matrix, vmin=-1.0, vmax=1.0, cmap=COLOURS, interpolation="nearest")
+    width, height = LEFT + columns * BLOCK[0] + 0.65, rows * BLOCK[1]
+    figure: Figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    for i, cell in enumerate(chosen):
+        left, bottom = LEFT + i % columns * BLOCK[0], height - (1 + i // columns) * BLOCK[1] + 0.22
+        figure.text(left / width, (bottom + MAP + 0.24) / height, label(cell.name), fontweight="bold", parse_math=False)
+        maps = (("before", "units of B", cell.similarity_before), ("after", "aligned B", cell.similarity_after))
+        for k, (title, below, matrix) in enumerate(maps):
+            axes = figure.add_axes(((left + k * (MAP + 0.1)) / width, bottom / height, MAP / width, MAP / height))
+            axes.imshow(matrix, vmin=-1.0, vmax=1.0, cmap=COLOURS, interpolation="nearest", aspect="auto")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[["top", "right"]].set_visible(True)
-            axes.set_title(title, fontsize=7.0)
-        panels[0].set_ylabel("units of A", fontsize=7.0)
-        panels[0].set_xlabel("units of B", fontsize=7.0)
-        panels[1].set_xlabel("aligned B", fontsize=7.0)
-    scale = key.colorbar(ScalarMappable(Normalize(-1.0, 1.0), COLOURS), cax=key.add_axes((0.05, 0.2, 0.16, 0.6)))
+            axes.set_title(title, fontsize=7.0, pad=3.0)
+            axes.set_xlabel(below, fontsize=7.0)
+            if k == 0:
+                axes.set_ylabel("units of A", fontsize=7.0)
+    key = figure.add_axes(((width - 0.6) / width, (height - BLOCK[1] + 0.22) / height, 0.08 / width, MAP / height))
+    scale = figure.colorbar(ScalarMappable(Normalize(-1.0, 1.0), COLOURS), cax=key, ticks=[-1.0, 0.0, 1.0])
     scale.set_label("correlation", fontsize=7.0)
-    scale.ax.tick_params(labelsize=7.0)
+    key.tick_params(labelsize=7.0)
     return figure
 
 

@@ -30,6 +30,9 @@ from graphalign.verification import largest_change
 DRAWN_UNITS = 64
 """Units of a cell that a heat map shows; of larger cells, from the best matched one to the worst in even steps."""
 
+ROUNDING = 1e-5
+"""Difference of two correlations that says nothing."""
+
 Values = NDArray[np.float32]
 
 
@@ -192,7 +195,7 @@ def _cells(pair: Pair, alignment: Alignment, data: Loader | None, seed: int) -> 
         ranks = torch.linspace(0, cell.units - 1, min(cell.units, DRAWN_UNITS)).round().long()
         slots = after.argsort(descending=True, stable=True)[ranks]
         silent_a, silent_b = (similarity == 0).all(1), (similarity == 0).all(0)
-        nearest = (after >= similarity.max(1).values) & ~silent_a
+        nearest = (after >= similarity.max(1).values - ROUNDING) & ~silent_a
         reports.append(
             CellReport(
                 name=cell.name,

@@ -138,7 +138,7 @@ def alignment_report(
         reset_batch_norm: training batches, as in `graphalign.barrier`.
         module: the network that two state dicts or files are weights of, as in `graphalign.align`.
         compared: other alignments of the same networks by name, such as those of other methods; rows shared with each are shown.
-        names: of A and of B; file names or "A" and "B" if None.
+        names: of A and of B; file names, or "network A" and "network B", if None.
         title: of the report.
         fixed: what was passed to `align`.
         seed: of random inputs.
@@ -147,7 +147,7 @@ def alignment_report(
         SpecMismatch: an alignment belongs to another architecture than the networks.
         InvalidInput, UnsupportedNetwork, CorruptFile: as `graphalign.align` and `graphalign.barrier`.
     """
-    called = names or (_name(a, "A"), _name(b, "B"))
+    called = names or (_name(a, "network A"), _name(b, "network B"))
     pair = measure_pair(
         a, b, alignment, names=called, data=data, loss=loss, points=points, reset_batch_norm=reset_batch_norm,
         example_input=example_input, module=module, fixed=fixed, compared=compared or {}, seed=seed,
