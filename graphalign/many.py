@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -78,10 +79,15 @@ def align_many(
         raise InvalidInput("align_many: found no pairs, expected at least one")
     if memory < 1:
         raise InvalidInput(f"align_many: found memory={memory!r}, expected a positive number of bytes")
-    reader = Reader()
+    reader, held = Reader(), dict[int, Pair]()
 
     def prepare(index: int) -> Pair:
-        return prepare_pair(*pairs[index], example_input, fixed, module, reader)
+        if index in held:
+            return held.pop(index)
+        pair = prepare_pair(*pairs[index], example_input, fixed, module, reader)
+        if not any(isinstance(network, str | os.PathLike) for network in pairs[index]):  # their tensors are there anyway
+            held[index] = pair
+        return pair
 
     found: dict[int, Alignment] = {}
     for architecture, indices in _groups(len(pairs), prepare, progress):

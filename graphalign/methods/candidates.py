@@ -11,10 +11,15 @@ from torch import Tensor
 from graphalign.aligner import Aligner, common_type, select
 from graphalign.architecture import Architecture
 from graphalign.converted import sample_of
+from graphalign.encoder import chunk_sizes
+from graphalign.methods.descent import stack
 from graphalign.methods.problem import Problem
+from graphalign.vectorising import vectorise
 
 HELD = 1 << 28
 """Bytes of opinions that are kept; those used longest ago are asked for again."""
+TOGETHER = 8
+"""Networks that are asked at once, if they are small: more gain nothing, and their activations leave the cache."""
 
 
 class Opinions:
@@ -38,7 +43,11 @@ class Opinions:
             pool, count = self._pool(aligner, first)
             if count is None:
                 return {name: values.expand(len(problems), *values.shape) for name, values in pool.items()}
-            each = [select(pool, count, *(self._of(aligner, first.architecture, s, pool) for s in (p.a, p.b))) for p in problems]
+            each = []
+            for start in range(0, len(problems), TOGETHER // 2):
+                part = problems[start : start + TOGETHER // 2]
+                said = self._said(aligner, first.architecture, {id(s): s for p in part for s in (p.a, p.b)}, pool)
+                each += [select(pool, count, said[id(p.a)], said[id(p.b)]) for p in part]
             return {name: torch.stack([codes[name] for codes in each]) for name in pool}
 
     def _pool(self, aligner: Aligner, problem: Problem) -> tuple[dict[str, Tensor], int | None]:
@@ -51,17 +60,43 @@ class Opinions:
             self._bytes = 0
         return self._drawn[1], self._drawn[2]
 
-    def _of(self, aligner: Aligner, architecture: Architecture, state: Mapping[str, Tensor], pool: Mapping[str, Tensor]) -> Tensor | None:
-        key = id(state)  # held with the opinion, so that no other state gets the same
-        if key in self._held:
+    def _said(
+        self, aligner: Aligner, architecture: Architecture, states: Mapping[int, Mapping[str, Tensor]], pool: Mapping[str, Tensor]
+    ) -> dict[int, Tensor | None]:
+        """The opinions of networks by the id of their state, which is held with the opinion, so that no other state gets the same."""
+        said = {}
+        for key in states.keys() & self._held.keys():
             self._held.move_to_end(key)
-            return self._held[key][1]
-        opinion = aligner.opinions(architecture, common_type(state, state)[0], pool)
-        self._held[key] = (state, opinion)
-        self._bytes += _size(opinion)
+            said[key] = self._held[key][1]
+        missing = [key for key in states if key not in said]
+        for key, opinion in zip(missing, _ask(aligner, architecture, [states[key] for key in missing], pool), strict=True):
+            said[key] = opinion
+            self._held[key] = (states[key], opinion)
+            self._bytes += _size(opinion)
         while self._bytes > HELD and len(self._held) > 2:
             self._bytes -= _size(self._held.popitem(last=False)[1][1])
-        return opinion
+        return said
+
+
+def _ask(
+    aligner: Aligner, architecture: Architecture, states: Sequence[Mapping[str, Tensor]], pool: Mapping[str, Tensor]
+) -> list[Tensor | None]:
+    """The opinion of each network; all at once if the activations of one on all inputs are few."""
+    if len(states) > 1 and len(chunk_sizes(architecture, len(next(iter(pool.values()))))) == 1:
+        like = sample_of(common_type(states[0], states[0])[0])
+        shared = {name: tensor for name, tensor in states[0].items() if not tensor.is_floating_point()}
+
+        def single(own: dict[str, Tensor]) -> Tensor:
+            opinion = aligner.opinions(architecture, {**shared, **own}, pool)
+            if opinion is None:
+                raise NotImplementedError
+            return opinion
+
+        try:
+            return list(vectorise(single, stack(states, architecture.spec, like), randomness="different"))
+        except (RuntimeError, NotImplementedError, ValueError):  # no opinion, or an operator that cannot be vectorised twice
+            pass
+    return [aligner.opinions(architecture, common_type(state, state)[0], pool) for state in states]
 
 
 def _size(opinion: Tensor | None) -> int:
