@@ -14,6 +14,8 @@ FIGURES = {
     "accuracy_barrier": "Accuracy barrier, in percent",
     "seconds": "Seconds per pair, pairs of an architecture together",
 }
+WIDEST = 12
+"""Most columns of a table, unless it has as many lines."""
 
 
 def figure_table(findings: Findings, figure: str) -> Table:
@@ -34,7 +36,7 @@ def figure_table(findings: Findings, figure: str) -> Table:
             f"architecture, at most {protocol['pairs']} pairs each; columns of several aligners are averaged over them. '-': not measured; (of n): measured on n of the architectures."
         ]
         notes += [_differing(protocol, families) for families in [findings.results.get("protocols")] if families]
-    return Table(FIGURES[figure], ["family", "row", "architectures", *_titles(findings)], lines, notes)
+    return _oriented(FIGURES[figure], ["family", "row", "architectures"], _titles(findings), lines, notes)
 
 
 def _differing(protocol: Mapping[str, int], families: Mapping[str, Mapping[str, int]]) -> str:
@@ -55,7 +57,15 @@ def ratio_table(findings: Findings, reference: str) -> Table:
         "Geometric mean over architectures; ± standard deviation over aligners. Mean barriers below "
         f"{LEAST:.0%} of an architecture's highest count as that."
     )
-    return Table(f"Barrier, as a ratio to {title}", ["family", "row", *_titles(findings)], lines, [note])
+    return _oriented(f"Barrier, as a ratio to {title}", ["family", "row"], _titles(findings), lines, [note])
+
+
+def _oriented(title: str, places: list[str], columns: list[str], lines: list[list[str]], notes: list[str]) -> Table:
+    """A table with the columns as its lines, if they are many more than the places."""
+    if len(columns) <= max(WIDEST, len(lines)):
+        return Table(title, [*places, *columns], lines, notes)
+    heads = [", ".join([*line[:2], *(f"{value} {name}" for name, value in zip(places[2:], line[2:], strict=False))]) for line in lines]
+    return Table(title, ["", *heads], [[c, *(line[len(places) + k] for line in lines)] for k, c in enumerate(columns)], notes)
 
 
 def architecture_table(findings: Findings) -> Table:

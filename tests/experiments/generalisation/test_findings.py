@@ -107,6 +107,13 @@ def test_tables_show_what_there_is() -> None:
     assert tables.quality((), (31.24,)) == "31.2-31.2"
 
 
+def test_many_columns_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "WIDEST", 1)
+    table = tables.figure_table(Findings(results(RECORDS)), "barrier")
+    assert list(table.columns) == ["", "mlp, width, 2 architectures"]
+    assert table.rows == [["weight matching", "1.250 ± 1.000"], ["trained", "0.562 ± 0.025"]]
+
+
 def test_figures_are_drawn(tmp_path: Path) -> None:
     found = Findings(results(RECORDS))
     figures.heat_map(found, "weight", tmp_path / "map.png")
