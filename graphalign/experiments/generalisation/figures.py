@@ -111,7 +111,11 @@ def sample_sizes(findings: Findings, series: Mapping[str, Mapping[str, Any]], pa
     for panel, (axes, (title, families)) in enumerate(zip(figure.subplots(1, len(drawn), squeeze=False).flat, drawn.items(), strict=True)):
         for k, (family, points) in enumerate(families.items()):
             axes.plot(*zip(*points, strict=True), label=family, color=f"C{k}", marker=MARKERS[k % len(MARKERS)], markersize=4, linewidth=1.2)
+        numbers = sorted({number for points in families.values() for number, _ in points})
         axes.set_xscale("log")
+        axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=0)
         axes.set_xlabel(title, fontsize=8)
         axes.set_ylabel(f"barrier / {findings.results['columns'][series[title]['reference']]['title']}", fontsize=8)
         axes.tick_params(labelsize=7)
