@@ -71,3 +71,18 @@ def test_folders_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(blueprints, "find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match="a model of transformers, which is not installed; pip install transformers, or pass arch"):
         from_folder(tmp_path)
+
+
+def test_a_configuration_of_transformers_is_code_and_may_claim_no_more_than_the_weights(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16, bos_token_id=0, eos_token_id=0)
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path)
+    found = from_folder(tmp_path)
+    assert found.module.state_dict().keys() == model.state_dict().keys()
+    assert found.module(**found.example_input).logits.shape[-1] == 20
+    content = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (({"n_embd": 2**16}, "do not belong together"), ({"n_layer": 10**9}, "found 1000000000 layers")):
+        (tmp_path / "config.json").write_text(json.dumps(content | change))
+        with pytest.raises(InvalidInput, match=f"transformers cannot build this network: .*{message}"):
+            from_folder(tmp_path)
