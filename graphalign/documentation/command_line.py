@@ -54,9 +54,14 @@ def _row(parameter: Any) -> str:
         meaning += f" Environment: `{parameter.envvar}`."
     if parameter.default not in (None, False, (), [], "") and not callable(parameter.default) and getattr(parameter, "show_default", True) is True:
         meaning += f" Default: `{parameter.default}`."
-    return f"| {names} | {meaning} |".replace("\n", " ")
+    return f"| {_one_line(names)} | {_one_line(meaning)} |"
 
 
 def _paragraph(text: str | None) -> str:
     """A help text without the marks that only a terminal needs."""
-    return (text or "").replace("\b", "").replace("|", "\\|").strip()
+    return (text or "").replace("\b", "").strip()
+
+
+def _one_line(cell: str) -> str:
+    """A text as a cell of a table."""
+    return cell.replace("\n", " ").replace("|", "\\|")
