@@ -109,6 +109,12 @@ class NeuronGraph:
         """
         return self._operands.matrices(block)
 
+    def entries(self, block: WeightBlock) -> Tensor:
+        """Where each entry of `weight` lies in the flattened tensor `block.tensor`, LongTensor (O, I / groups, S)."""
+        shape = self.spec.shapes[block.tensor]
+        places = torch.arange(_product(shape)).reshape(shape)
+        return Operands(self.architecture, {**self.tensors, block.tensor: places}).matrices(block)
+
     def inputs(self, block: WeightBlock) -> Tensor:
         """Input index behind entry (o, i) of `weight`, LongTensor (O, I / groups)."""
         return input_of_row(block, len(block.target), self._operands.sources(block))
@@ -210,6 +216,12 @@ class NeuronGraph:
 
         return to_hetero_data(self)
 
+    def with_hetero_data(self, data: HeteroData) -> NeuronGraph:
+        """A graph with the weights of the edges of `data`, see `hetero.with_hetero_data`."""
+        from graphalign.hetero import with_hetero_data
+
+        return with_hetero_data(self, data)
+
     def to_networkx(self) -> nx.DiGraph[str]:
         """The layer graph: a directed acyclic graph whose nodes are steps in topological order.
 
@@ -230,6 +242,18 @@ class NeuronGraph:
             for source in layer.inputs:
                 graph.add_edge(source, layer.step, kind="weight" if block is not None else "free")
         return graph
+
+    def neurons_to_networkx(self) -> nx.MultiDiGraph[tuple[str, int]]:
+        """One node per neuron and one edge per weight, see `neuron_networkx.neurons_to_networkx`."""
+        from graphalign.neuron_networkx import neurons_to_networkx
+
+        return neurons_to_networkx(self)
+
+    def with_networkx(self, neurons: nx.MultiDiGraph[tuple[str, int]]) -> NeuronGraph:
+        """A graph with the weights of the edges of `neurons`, see `neuron_networkx.with_networkx`."""
+        from graphalign.neuron_networkx import with_networkx
+
+        return with_networkx(self, neurons)
 
     def __repr__(self) -> str:
         nodes = sum(self.nodes.counts.values())

@@ -22,7 +22,7 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors inputs vectorising", ""),
     "spec": ("spec spec_format plain_yaml group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
-    "graph": ("graph hetero pyg nodes operands features numbering moves input_nodes", "errors spec"),
+    "graph": ("graph hetero neuron_networkx pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
@@ -73,7 +73,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "errors spec graph drawing converters assignment encoder aligner alignment align connectivity reports data demo experiments bench cli",
     ),
 }  # fmt: skip
-DEFERRED = {("spec", "spec_format"), ("graph", "hetero")}
+DEFERRED = {("spec", "spec_format"), ("graph", "hetero"), ("graph", "neuron_networkx")}
 """Imports inside functions that run against the order of modules within a group: what they import formats or converts."""
 
 
