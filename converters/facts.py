@@ -246,7 +246,8 @@ class Nodes:
 
         If all slices hold the same nodes the result depends on no permutation: fresh colours. If slices hold different
         nodes (heads, groups), each is a block: its members may only move within it, and blocks may only trade places
-        whole. The result is labelled by block.
+        whole, if what they hold besides nodes is the same. The result is labelled by block. Nodes of slices that share
+        some of their nodes and not all (windows) may not move.
         """
         dims = [d % ids.dim() for d in dims]
         rest = [d for d in range(ids.dim()) if d not in dims]
@@ -257,7 +258,7 @@ class Nodes:
         out_shape = [ids.shape[d] for d in rest]
         if bool((flat < 0).all()):
             return self.fresh_colours(out_shape)
-        unique, where = np.unique(flat.numpy(), axis=0, return_inverse=True)
+        unique, where = np.unique(np.sort(flat.numpy(), axis=1), axis=0, return_inverse=True)
         where = where.reshape(-1)
         label = np.arange(len(unique))
         owner: dict[int, int] = {}
@@ -269,9 +270,16 @@ class Nodes:
                 owner.setdefault(n, i)
         roots = np.array([self._root(label, i) for i in range(len(unique))])
         distinct, block_of = np.unique(roots, return_inverse=True)
+        for block in range(len(distinct)):
+            first, *others = (row[row >= 0] for row in unique[block_of == block])
+            if any(not np.array_equal(first, other) for other in others):
+                self.fix(torch.from_numpy(unique[block_of == block]), "is reduced over sets of units that overlap")
         if len(distinct) == 1:
             return self.fresh_colours(out_shape)
         blocks = self.new(len(distinct), origin, block=True).numpy()
+        with np.errstate(over="ignore"):
+            met = np.where(unique < 0, mix(unique.view(np.uint64)), np.uint64(0)).sum(axis=1, dtype=np.uint64).view(np.int64)
+        self.colour(torch.from_numpy(blocks[block_of[where]]), torch.from_numpy(met[where]))
         for i, row in enumerate(unique):
             nodes = np.unique(row[row >= 0])
             inner = nodes[~self.is_block[nodes]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -50,6 +50,10 @@ class Message:
     in_dim: int
     out_dim: int
     geometry: dict[str, Any]
+
+
+class _StopTracing(Exception):
+    """Nothing that follows can be interpreted; the reason is among the offences."""
 
 
 class Interpreter:
@@ -101,6 +105,11 @@ class Interpreter:
             return parameter(value.name, value.value.shape)
         return None
 
+    def used(self, output: int) -> bool:
+        """Whether anything reads that output of the operator; see `Context`."""
+        readers = self._node.users if self._node is not None else ()
+        return any(reader.target is not operator.getitem or (reader.args[1] == output and bool(reader.users)) for reader in readers)
+
     def unsupported(self, reason: str) -> Any:
         """Records an offence; see `Context`."""
         assert self._node is not None
@@ -132,7 +141,10 @@ class Interpreter:
             if node.op == "placeholder" and node.name not in inputs:
                 value = node.meta.get("val")
                 inputs[node.name] = Act(self.nodes.fresh_colours(tuple(value.shape))) if isinstance(value, Tensor) else value
-        self._interpret(graph, inputs, self.values)
+        try:
+            self._interpret(graph, inputs, self.values)
+        except _StopTracing:
+            return
 
     def _key(self, name: str) -> str:
         key = name.removeprefix("model.")
@@ -174,6 +186,8 @@ class Interpreter:
         self.origin = module_path(node)
         self.outputs = node.meta.get("val")
         operands = list(_leaves([*args, *kwargs.values()]))
+        if any(isinstance(n, torch.SymInt) for out in _leaves([self.outputs]) if isinstance(out, Tensor) for n in out.shape):
+            self._of_unknown_size(node)
         if not any(isinstance(v, (Act, Weight)) for v in operands):
             return self._constant(node, args, kwargs)
         name = canonical_name(node.target)
@@ -194,6 +208,11 @@ class Interpreter:
             return rule(self, *args, **kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as failure:
             return self.unsupported(f"its rule does not cover this use ({type(failure).__name__}: {failure})")
+
+    def _of_unknown_size(self, node: fx.Node) -> NoReturn:
+        """Records that the size of a result depends on data, and ends the run: what follows has no shapes either."""
+        self.offences.append(Offence(str(node.target), self.origin, _source(node), "the size of its result depends on the data"))
+        raise _StopTracing
 
     def _is_fixed(self, name: str) -> bool:
         found = {f for f in self.fixed if f == name or self.origin == f or self.origin.startswith(f + ".")}

@@ -50,6 +50,10 @@ class Context(Protocol):
         """The value as a weight: a parameter, or a buffer that is a state-dict entry."""
         ...
 
+    def used(self, output: int) -> bool:
+        """Whether anything reads that output of an operator with several outputs."""
+        ...
+
     def unsupported(self, reason: str) -> Any:
         """Records an offence; everything that reaches this operator is fixed and tracing goes on."""
         ...
@@ -121,13 +125,19 @@ def fix_all(ctx: Context, values: Sequence[Any], reason: str) -> None:
             fix_all(ctx, value, reason)
 
 
-def along_positions(ctx: Context, ids: Tensor, dims: Sequence[int]) -> bool:
-    """Whether `dims` hold positions (tokens), and the units lie along others: then no permutation moves a weight along `dims`."""
+def along_positions(ctx: Context, ids: Tensor, dims: Sequence[int], *weights: Any) -> bool:
+    """Whether `dims` hold positions (tokens), and the units lie along others: then no permutation moves a weight along `dims`.
+
+    The weights that do run along `dims` are kept in place: another use of them might have units there.
+    """
     others = [d for d in range(ids.dim()) if d not in dims]
     if not varies(ids, others):
         return False
     tight = ctx.nodes.canonical(ids)
-    return bool((tight >= 0).all()) and not varies(tight, dims) and varies(tight, others)
+    if not bool((tight >= 0).all()) or varies(tight, dims) or not varies(tight, others):
+        return False
+    fix_all(ctx, [w for value in weights if (w := ctx.weight_of(value)) is not None], "is also used along positions")
+    return True
 
 
 def elementwise(name: str, *, homogeneous: bool = False, odd: bool = False) -> Rule:

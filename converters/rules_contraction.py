@@ -46,7 +46,7 @@ def _with_weight(ctx: Context, left: str, right: str, out: str, x: Any, w: Weigh
     if batch or lost:
         fix_all(ctx, [x, w], "is contracted with a batched weight")
         return _fixed_result(ctx, left, right, out, x, w)
-    if summed and along_positions(ctx, ids, [left.index(c) for c in summed]):
+    if summed and along_positions(ctx, ids, [left.index(c) for c in summed], w):
         kept = [c for c in left if c not in summed]
         ctx.nodes.fix_scale(ids)
         fix_scale(ctx.nodes, w)
@@ -152,7 +152,7 @@ def add_bias(ctx: Context, out: Any, bias: Any, dim: int) -> Any:
     """The result of a layer after its bias, whose entries sit at the units along `dim`."""
     if isinstance(bias, Weight) and isinstance(out, Act):
         dim %= out.ids.dim()
-        if along_positions(ctx, out.ids, [dim]):
+        if along_positions(ctx, out.ids, [dim], bias):
             return out
         labels = ctx.nodes.representative(out.ids, [dim])
         if bind(ctx.nodes, bias, [-1], labels):
@@ -271,7 +271,9 @@ def _grouped_mm(ctx: Context, x: Any, weight: Any, *_: Any, **__: Any) -> Any:
 
 @register_rule("aten.embedding")
 def _embedding(ctx: Context, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
+    fix_all(ctx, [index], "picks rows by their numbers")
     if not isinstance(weight, Weight):
+        fix_all(ctx, [weight], "is looked up by row")
         return opaque(ctx)
     units = axis_ids(ctx.nodes, weight, [-1])
     if units is None:

@@ -34,7 +34,7 @@ def combine_weight(ctx: Context, x: Tensor, weight: Weight, additive: bool) -> T
     full = x.expand(shape)
     offset = len(shape) - len(weight.shape)
     dims = [d for d in range(len(weight.shape)) if weight.shape[d] > 1]
-    if dims and along_positions(ctx, full, [d + offset for d in dims]):
+    if dims and along_positions(ctx, full, [d + offset for d in dims], weight):
         ctx.nodes.fix_scale(full)
         return full
     labels = ctx.nodes.representative(full, [d + offset for d in dims])

@@ -14,7 +14,7 @@ from .weights import axis_ids, bind, computed, fix_scale, set_role
 
 def affine(ctx: Context, x: Tensor, dims: Sequence[int], weight: Any, bias: Any) -> Tensor:
     """Ids after a per-unit affine map along `dims` (new units for rescaling, the same for permuting)."""
-    if along_positions(ctx, x, [d % x.dim() for d in dims]):
+    if along_positions(ctx, x, [d % x.dim() for d in dims], weight, bias):
         return x
     labels = ctx.nodes.representative(x, dims)
     out = x
@@ -46,7 +46,7 @@ def _batch_norm(ctx: Context, x: Any, weight: Any, bias: Any, mean: Any, var: An
     ids = ids_of(ctx, x)
     ctx.nodes.fix_scale(ids)
     channel = 1 if ids.dim() > 1 else 0
-    tokens = along_positions(ctx, ids, [channel])
+    tokens = along_positions(ctx, ids, [channel], mean, var)
     labels = ids if tokens else ctx.nodes.representative(ids, [channel])
     for statistic in (mean, var):
         w = ctx.weight_of(statistic)
@@ -103,6 +103,10 @@ def _weight_norm(ctx: Context, v: Any, g: Any, dim: int = 0) -> Any:
     return (out, *opaque(ctx)[1:]) if isinstance(ctx.outputs, (tuple, list)) else out
 
 
+RANKED = ("max", "min", "median")
+"""Reductions that also return where the chosen entry is."""
+
+
 def reduction(name: str, linear: bool = False) -> Rule:
     """Rule of a symmetric reduction over dimensions."""
 
@@ -131,9 +135,13 @@ def reduction(name: str, linear: bool = False) -> Rule:
         if out.dim() != shapes[0].dim():
             for d in dims:
                 out = out.unsqueeze(d)
-        if isinstance(ctx.outputs, (tuple, list)):
+        if not isinstance(ctx.outputs, (tuple, list)):
+            return Act(out)
+        if name in RANKED and varies(tight, dims):  # the place of a unit among the others
+            if ctx.used(1):
+                fix_all(ctx, [x], "is ranked")
             return (Act(out), *opaque(ctx)[1:])
-        return Act(out)
+        return tuple(Act(out) for _ in ctx.outputs)
 
     return rule
 
@@ -224,7 +232,7 @@ def spatial(name: str, dims: int | None, linear: bool = True) -> Rule:
         if bool((kept < 0).all()):
             return opaque(ctx)
         out = Act(kept.reshape([*kept.shape, *[1] * last]).expand(out_shape))
-        return (out, *opaque(ctx)[1:]) if isinstance(ctx.outputs, (tuple, list)) else out
+        return tuple(out for _ in ctx.outputs) if isinstance(ctx.outputs, (tuple, list)) else out
 
     return rule
 
@@ -252,7 +260,12 @@ for _name in [
     "_upsample_bicubic2d_aa",
 ]:
     register_rule(f"aten.{_name}")(spatial(_name, None))
-register_rule("aten.grid_sampler", "aten.grid_sampler_2d")(spatial("grid_sampler", 2))
+
+
+@register_rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+def _grid_sampler(ctx: Context, x: Any, grid: Any, *_: Any, **__: Any) -> Any:
+    fix_all(ctx, [grid], "holds coordinates")
+    return spatial("grid_sampler", None)(ctx, x)
 
 
 @register_rule("aten.col2im")

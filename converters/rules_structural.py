@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .domain import Act, Const, Weight, broadcast, colours_of, tighten
-from .rules import Context, Rule, fix_all, ids_of, opaque, output_shape, register_rule
+from .rules import Context, Rule, canonical_name, fix_all, ids_of, opaque, output_shape, register_rule
 from .weights import axis_ids, computed, structural
 
 VIEWS = """view reshape _unsafe_view flatten unflatten permute transpose t numpy_T swapaxes swapdims movedim moveaxis squeeze
@@ -160,10 +160,21 @@ def _pad(ctx: Context, x: Any, pad: Any, mode: Any = "constant", value: Any = No
            for d in padded_dims) and bool((tight >= 0).any()):  # fmt: skip
         core = tight[tuple(slice(0, 1) if d in padded_dims and tight.stride(d) == 0 else slice(None) for d in range(ids.dim()))]
         return Act(core.expand(output_shape(ctx)))
-    constant = int(
-        colours_of(torch.tensor(float(value or 0.0)) if not isinstance(mode, (int, float)) else torch.tensor(float(mode)))
-    )
+    name = canonical_name(ctx.target)
+    if name == "aten.constant_pad_nd":
+        mode, value = "constant", mode if isinstance(mode, (int, float)) else value
+    elif name != "aten.pad":
+        mode = "reflect" if "reflection" in name else "replicate"
+    if mode != "constant":
+        return Act(_carried(ids, lambda where: torch.nn.functional.pad(where, list(pad), mode)))
+    constant = int(colours_of(torch.tensor(float(value or 0.0))))
     return Act(torch.nn.functional.pad(ids, list(pad), value=constant))
+
+
+def _carried(ids: Tensor, move: Any) -> Tensor:
+    """Ids moved by a function that takes floating-point entries only; entries that it fills with zeros are constants."""
+    moved = move(torch.arange(1, ids.numel() + 1, dtype=torch.float64).reshape(ids.shape)).long()
+    return torch.cat([colours_of(torch.zeros(1)), ids.flatten()])[moved]
 
 
 @register_rule("aten.index")
@@ -171,6 +182,7 @@ def _index(ctx: Context, x: Any, indices: Any) -> Any:
     ids = ids_of(ctx, x)
     if all(i is None or isinstance(i, Const) for i in indices):
         return Act(tighten(ids[tuple(slice(None) if i is None else i.value for i in indices)]))
+    fix_all(ctx, indices, "picks entries by their numbers")
     dims = [d for d, i in enumerate(indices) if i is not None]
     ids = _same_along(ctx, ids, dims)
     zeros = tuple(slice(None) if i is None else torch.zeros(i.shape, dtype=torch.long) for i in indices)
@@ -192,6 +204,7 @@ def _index_select(ctx: Context, x: Any, dim: int, index: Any) -> Any:
     ids = ids_of(ctx, x)
     if isinstance(index, Const):
         return Act(tighten(ids.index_select(dim, index.value)))
+    fix_all(ctx, [index], "picks entries by their numbers")
     return Act(_same_along(ctx, ids, [dim % ids.dim()]).narrow(dim, 0, 1).expand(output_shape(ctx)))
 
 
@@ -202,7 +215,8 @@ def _gather(ctx: Context, x: Any, dim: int, index: Any, **_: Any) -> Any:
         return Act(tighten(ids.gather(dim, index.value)))
     same = _same_along(ctx, ids, [dim % ids.dim()]).narrow(dim, 0, 1)
     shape = output_shape(ctx)
-    return Act(same[tuple(slice(0, n) if same.shape[d] != 1 else slice(None) for d, n in enumerate(shape))].expand(shape))
+    picked = same[tuple(slice(0, n) if same.shape[d] != 1 else slice(None) for d, n in enumerate(shape))].expand(shape)
+    return Act(ctx.nodes.combine(picked, ids_of(ctx, index), scale=False))
 
 
 @register_rule("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter")
@@ -219,10 +233,7 @@ def _copy(ctx: Context, x: Any, source: Any, *_: Any, **__: Any) -> Any:
 @register_rule("aten.im2col")
 def _im2col(ctx: Context, x: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Any:
     ids = ids_of(ctx, x)
-    where = torch.arange(1, ids.numel() + 1, dtype=torch.float64).reshape(ids.shape)
-    moved = torch.nn.functional.unfold(where, kernel, dilation, padding, stride).long()
-    constant = colours_of(torch.zeros(1))
-    return Act(torch.cat([constant, ids.flatten()])[moved])
+    return Act(_carried(ids, lambda where: torch.nn.functional.unfold(where, kernel, dilation, padding, stride)))
 
 
 @register_rule("aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like", "aten.rand_like", "aten.randn_like",

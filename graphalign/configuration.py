@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import graphalign.configs
 from graphalign.errors import InvalidInput
+from graphalign.plain_yaml import load_plain
 
 CONFIGS = Path(graphalign.configs.__file__).resolve().parent
 
@@ -61,9 +63,10 @@ def initialised(group: str, name: str, overrides: Sequence[str]) -> Iterator[str
         file, folder, chosen = Path(name).resolve(), Path(name).resolve().parent, Path(name).stem
     else:
         file, folder, chosen = CONFIGS / group / f"{name}.yaml", CONFIGS, f"{group}/{name}"
-    if not file.is_file():
+    if not os.path.isfile(file):
         known = ", ".join(names(group)) or "none"
         raise InvalidInput(f"config: found {name!r}, expected one of {known} (of the group {group}), or the path of a .yaml file")
+    _check_plain(file, name)
     try:
         with initialize_config_dir(str(folder), job_name=group, version_base="1.3"):
             yield chosen
@@ -72,3 +75,13 @@ def initialised(group: str, name: str, overrides: Sequence[str]) -> Iterator[str
         given = f" with {' '.join(overrides)}" if overrides else ""
         remedy = "; launchers come with pip install 'graphalign[launch]'" if "hydra/launcher" in reason else ""
         raise InvalidInput(f"config {name}{given}: {reason}; expected overrides key=value of keys that are in {file}{remedy}") from None
+
+
+def _check_plain(file: Path, name: str) -> None:
+    """Returns nothing if a file holds entries in plain YAML: Hydra expands aliases without a bound."""
+    try:
+        content = load_plain(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"config {name}: {file} is no plain YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(content, dict):
+        raise InvalidInput(f"config {name}: {file} holds {type(content).__name__}, expected entries key: value")

@@ -39,8 +39,8 @@ def load_state(path: AnyPath) -> dict[str, Tensor]:
         CorruptFile: damaged, truncated, or a pickle that would run code; nothing in it is executed.
     """
     file = Path(path)
-    if not file.is_file():
-        found = "is a folder" if file.is_dir() else "does not exist"
+    if not os.path.isfile(file):  # which knows names that are too long for the system, unlike Path.is_file
+        found = "is a folder" if os.path.isdir(file) else "is no file of data" if os.path.exists(file) else "does not exist"
         raise InvalidInput(f"{file} {found}; pass the path of a .safetensors, .safetensors.index.json, .pt, .pth or .bin file")
     if file.suffix == ".safetensors":
         return load_mapped(file)
@@ -98,11 +98,11 @@ def atomic_write(path: AnyPath, force: bool = False) -> Iterator[Path]:
         InvalidInput: `path` exists and `force` is off, or its folder does not exist or cannot be written.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         raise InvalidInput(f"{file} is a folder; pass the path of a file")
-    if file.exists() and not force:
+    if os.path.exists(file) and not force:
         raise InvalidInput(f"{file} exists already; pass force=True to replace it, or another path")
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise InvalidInput(f"{file} cannot be written: the folder {file.parent} does not exist; create it or pass another path")
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

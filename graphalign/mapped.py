@@ -99,7 +99,7 @@ def load_shards(index: Path) -> dict[str, Tensor]:
         shard = index.parent / name
         if Path(name).name != name or not name.endswith(".safetensors"):
             problems.append(f"shard '{name}' is not the name of a .safetensors file beside the index")
-        elif not shard.is_file():
+        elif not os.path.isfile(shard):
             problems.append(f"shard '{name}' is missing")
         else:
             shards[name] = load_mapped(shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ def load_pickled(file: Path) -> dict[str, Tensor]:
         CorruptFile: damaged, a pickle that would run code, or tensors larger than the file; nothing in it is executed.
     """
     state = _unwrap(_load(file), file)
+    if nested := [key for key, tensor in state.items() if tensor.is_nested]:
+        raise InvalidInput(f"{file}: {nested} are nested tensors, expected dense ones; save tensors of one shape each")
+    if zipfile.is_zipfile(file):
+        _check_storages(file, state)
     if problems := list(_oversized(state, file.stat().st_size)):
         raise CorruptFile(
             f"{file} claims tensors that are not in it:\n" + "\n".join(f"  - {p}" for p in problems)
@@ -78,6 +83,21 @@ def _check_archive(file: Path) -> None:
         raise CorruptFile(f"{file} is no torch checkpoint: its entry {twice!r} is there more than once")
     if (claimed := sum(entry.file_size for entry in entries)) > (size := file.stat().st_size):
         raise CorruptFile(f"{file} is damaged: its entries claim {claimed} bytes, the file has {size}")
+
+
+def _check_storages(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Returns nothing if the archive has an entry of the right size for every storage: mapped ones would reach into the next entry."""
+    with zipfile.ZipFile(file) as archive:
+        left = Counter(entry.file_size for entry in archive.infolist())
+    found: dict[int, str] = {}
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or not (size := tensor.untyped_storage().nbytes()):
+            continue
+        if found.setdefault(tensor.untyped_storage().data_ptr(), key) != key:
+            continue
+        left[size] -= 1
+        if left[size] < 0:
+            raise CorruptFile(f"{file} is damaged: '{key}' takes {size} bytes, and no entry of the archive is left that has so many. Copy or download it again.")
 
 
 def _oversized(state: Mapping[str, Tensor], size: int) -> Iterator[str]:

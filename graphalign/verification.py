@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from graphalign import group
 from graphalign.converters.export import evaluating, flatten_outputs, split_example
@@ -56,14 +57,19 @@ def largest_change(
         args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
     worst = 0.0
     with torch.no_grad(), evaluating(original):
-        expected = flatten_outputs(original(*args, **kwargs))
+        expected = _outputs(original, args, kwargs)
         for element in elements:
-            permuted = group.apply_to_module(spec, element, original)
-            found = flatten_outputs(permuted(*args, **kwargs))
+            found = _outputs(group.apply_to_module(spec, element, original), args, kwargs)
             for a, b in zip(expected, found, strict=True):
                 if a.numel():
                     worst = max(worst, _difference(a, b))
     return worst
+
+
+def _outputs(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+    """The outputs for inputs that the network may write over."""
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+    return flatten_outputs(model(*args, **kwargs))
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -36,6 +36,22 @@ def test_the_seed_decides_and_more_samples_find_no_less() -> None:
     assert verify(network.model, network.example, spec=spec, samples=4) >= one > 1e-6
 
 
+def test_networks_that_write_over_their_input_are_compared_on_the_same_input() -> None:
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x) + x.relu_().sum()
+
+    before = x.clone()
+    assert verify(Overwriting(), x, samples=3) <= 1e-12
+    assert torch.equal(x, before)
+
+
 def test_training_mode_is_restored_and_not_used() -> None:
     model, example = build("mlp_batch_norm")
     statistics = {n: b.clone() for n, b in model.named_buffers()}

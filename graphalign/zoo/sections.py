@@ -14,6 +14,8 @@ from graphalign.zoo.recipe import Recipe
 from graphalign.zoo.sampling import RECIPE, Draws, designs, recipes
 
 SPLITS = ("train", "validation", "test")
+MOST = 1 << 31
+"""Largest number that a section may name."""
 TRIES = 1000
 """Draws in a row that may repeat earlier ones before the ranges count as exhausted."""
 KEYS = ("split", "design", "recipe", "designs", "seeds", "first_seed", "designs_of", "unlike", "seed")
@@ -93,8 +95,8 @@ def _section(name: str, entry: Any, earlier: Mapping[str, Section]) -> Section:
     referring = "designs_of" in entry
     for key, least, optional in (("seeds", 1, False), ("designs", 1, referring), ("first_seed", 0, True), ("seed", 0, True)):
         value = entry.get(key)
-        if not (optional and value is None) and not (type(value) is int and value >= least):
-            problems.append(f"{key}: found {value!r}, expected a whole number of at least {least}")
+        if not (optional and value is None) and not (type(value) is int and least <= value <= MOST):
+            problems.append(f"{key}: found {value!r:.40}, expected a whole number from {least} to {MOST}")
     for key in ("design", "recipe"):
         if not isinstance(entry.get(key, {}), Mapping) or (key not in entry and not referring):
             problems.append(f"{key}: found {entry.get(key)!r}, expected a mapping of its fields")

@@ -51,6 +51,11 @@ MOVES: dict[str, tuple[Function, list[tuple[int, int]]]] = {
     "half repeated": (lambda h: h[..., :3].repeat(1, 1, 2), [(3, 1), (3, 1)]),  # the second three are never read
     "shifted with zeros": (lambda h: F.pad(h[..., :-1], (1, 0)), [(5, 1)]),
     "means of two blocks": (lambda h: h - h.view(*h.shape[:-1], 2, 3).mean(-1, keepdim=True).expand(-1, -1, 2, 3).reshape(h.shape), [(3, 2)]),
+    "variance of tokens, mean alone": (lambda h: torch.var_mean(h, 1, keepdim=True)[1], ALL),
+    "place of the largest token": (lambda h: h.max(1, keepdim=True).indices.to(h), ALL),
+    "place of the largest of a window": (lambda h: F.max_pool1d(h.mT, 2, return_indices=True)[1].mT.to(h), ALL),
+    "tokens picked by another unit": (lambda h: h.gather(1, (h[:, :1].flip(-1) > 0).long()), [(3, 1)]),
+    "mirrored at the border": (lambda h: F.pad(h, (1, 0), mode="reflect")[..., :6], [(4, 1)]),
     "interleaved": (lambda h: h + h.view(*h.shape[:-1], 2, 3).transpose(2, 3).reshape(h.shape), [(2, 1)]),  # units 0 and 5 stay apart
 }
 
@@ -62,6 +67,11 @@ STAYS: dict[str, tuple[Function, str]] = {
     "ranked units": (lambda h: h.topk(6, -1).values, "is ranked"),
     "place of the largest": (lambda h: h * (h.argmax(-1, keepdim=True) == 0), "is ranked"),
     "constant matrix": (lambda h: h @ torch.arange(36.0).reshape(6, 6).to(h), "is mixed by a matrix"),
+    "mean of windows of units": (lambda h: h.unfold(-1, 3, 1).mean(-1).repeat(1, 1, 2)[..., :6], "is reduced over sets of units that overlap"),
+    "times the place of the largest": (lambda h: h * h.max(-1, keepdim=True).indices, "is ranked"),
+    "times the place of the median": (lambda h: h + h.median(-1, keepdim=True).indices, "is ranked"),
+    "rows picked by units": (lambda h: F.embedding((h > 0).long(), torch.arange(4.0).reshape(2, 2).to(h)).cumsum(-2).sum(-1), "picks rows by their numbers"),
+    "tokens picked by units": (lambda h: h[:, (h[0, 0] > 0).long()].tanh().cumsum(1).sum(1, keepdim=True), "picks entries by their numbers"),
     "windows of units": (lambda h: F.avg_pool1d(h, 3, 1, 1), "no other unit plays the same part"),
     "products of units": (lambda h: h @ (h.mT @ h).triu(), "no other unit plays the same part"),
 }
