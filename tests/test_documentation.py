@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import graphalign
+from graphalign.methods import METHODS
+from graphalign.methods.matched_averaging import MatchedAveraging
 from tests.pages import ELSEWHERE, ROOT, SKIPPED, blocks, pages, run
 
 RUN = [page for page in pages() if page not in ELSEWHERE and any(block.runs for block in blocks(page))]
@@ -57,6 +59,40 @@ def test_most_blocks_run() -> None:
     found = [block for page in pages() for block in blocks(page)]
     ran, skipped = sum(block.runs for block in found), sum(block.skipped is not None for block in found)
     assert ran > skipped, f"{ran} blocks run, {skipped} are skipped: {[f'{b.page}:{b.line} {b.skipped}' for b in found if b.skipped]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```python\nprint('barrier', 0.5)\n```\n\n```text output\narea 0.5\n```\n", "printed"),
+        ("```python\nraise AssertionError('in the page')\n```\n", "in the page"),
+        ("```sh\ngraphalign nonsense\n```\n", "graphalign nonsense ended with 2"),
+        ("```sh\nrm something\n```\n", "rm is not a command of this project"),
+    ],
+    ids=["output", "code", "exit code", "other command"],
+)
+def test_a_page_that_is_wrong_fails(tmp_path: Path, text: str, message: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=message):
+        run(str(page))
+
+
+def test_numbers_of_an_output_may_differ(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('barrier', 0.5, 'of', 1e-16)\n```\n\n```text output\nbarrier 12 of 3.0\n```\n", encoding="utf-8")
+    assert run(str(page))[1] == "barrier 0.5 of 1e-16\n"
+
+
+def test_every_method_has_a_page_with_formula_and_source() -> None:
+    settings = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name, method in {**METHODS, "matched_averaging": MatchedAveraging}.items():
+        kind = getattr(method, "settings", method)
+        assert f"{kind.__module__}.{kind.__qualname__}\n" in settings, name
+        if name != "naive":
+            page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+            assert page.count("$$") >= 2, name
+            assert "**Source" in page, name
 
 
 def test_pages_that_another_test_runs_are_run_there() -> None:
