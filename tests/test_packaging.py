@@ -67,7 +67,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "commands": (
         "commands.*", "errors spec graph drawing converters alignment evaluation methods align connectivity measures reports checkpoints",
     ),
-    "cli": ("cli cli_bench cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors commands configs zoo training demo experiments bench"),
+    "cli": ("cli cli_bench cli_experiment cli_options cli_progress cli_train cli_zoo __main__ configuration multirun", "errors spec commands configs zoo training demo experiments bench"),
     "documentation": (
         "documentation.*",
         "errors spec graph drawing converters assignment encoder aligner alignment align connectivity reports data demo experiments bench cli",
