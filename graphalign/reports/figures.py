@@ -29,7 +29,7 @@ BEFORE: dict[str, Any] = {"color": "#d55e00", "linestyle": "--"}
 AFTER: dict[str, Any] = {"color": "#0072b2"}
 """Vermilion and blue of Okabe and Ito, dashed and solid."""
 COLOURS = "RdBu_r"
-MAP, BLOCK, LEFT = 0.9, (2.05, 1.55), 0.25
+MAP, BLOCK, LEFT = 0.88, (2.05, 1.53), 0.25
 """Inches: side of a heat map, width and height of the two of a cell with what is written around them, and what is left of them."""
 
 
@@ -105,6 +105,7 @@ def _cells(pair: PairReport) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 0.5 + 0.55 * len(shares)))
     _change(left, [c.name for c in cells], [(float(c.before.mean()), float(c.after.mean())) for c in cells])
     left.set_xlabel("mean correlation of units in one slot")
+    left.locator_params(axis="x", nbins=6)
     left.axvline(0.0, color="0.6", linewidth=0.6)
     matrix = np.array(list(shares.values())).T
     right.imshow(matrix, vmin=0.0, vmax=1.0, cmap="cividis", aspect="auto")
@@ -140,7 +141,7 @@ def _similarity(pair: PairReport) -> Figure:
             axes.spines[["top", "right"]].set_visible(True)
             axes.set_title(title, fontsize=7.0, pad=3.0)
             axes.set_xlabel(below, fontsize=7.0)
-            if k == 0:
+            if k == 0 and i % columns == 0:
                 axes.set_ylabel("units of A", fontsize=7.0)
     key = figure.add_axes(((width - 0.6) / width, (height - BLOCK[1] + 0.22) / height, 0.08 / width, MAP / height))
     scale = figure.colorbar(ScalarMappable(Normalize(-1.0, 1.0), COLOURS), cax=key, ticks=[-1.0, 0.0, 1.0])
