@@ -115,7 +115,7 @@ def sample_sizes(findings: Findings, series: Mapping[str, Mapping[str, Any]], pa
         axes.set_xscale("log")
         axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         axes.set_xticks([], minor=True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * max(value for points in families.values() for _, value in points))
         axes.set_xlabel(title, fontsize=8)
         axes.set_ylabel(f"barrier / {findings.results['columns'][series[title]['reference']]['title']}", fontsize=8)
         axes.tick_params(labelsize=7)
