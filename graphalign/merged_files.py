@@ -161,7 +161,8 @@ def merge_files(
         from graphalign.reports import merge_report
 
         page = merge_report(
-            [opened.states[i] for i in order], [alignments[i] for i in others], _wide(state), weights=weights, data=data,
+            [opened.states[i] for i in order], [alignments[i] for i in others], _wide(state), weights=weights, data=data, loss=asked.loss,
+            reset_batch_norm=_training(opened, recipe.repair.reset_batch_norm),
             example_input=None if opened.module is None else opened.inputs(), module=opened.module, points=points,
             names=[f"{Path(recipe.models[i]).name} ({i + 1})" for i in order], fixed=asked.fixed, seed=asked.seed,
         )  # fmt: skip
@@ -230,21 +231,18 @@ def _repaired(
     recipe: Recipe, opened: Opened, state: Mapping[str, Tensor], alignments: Mapping[int, Alignment], order: Sequence[int]
 ) -> dict[str, Tensor]:
     network = with_tensors(opened.network(recipe.base), _wide(state), "the merged network")
-    if recipe.repair.data:
+    if (loader := _training(opened, recipe.repair.data)) is not None:
         parents = [alignments[i].apply(opened.states[i]) if i in alignments else opened.states[i] for i in order if recipe.weights[i]]
         weights = [recipe.weights[i] for i in order if recipe.weights[i]]
-        loader = _training(opened, recipe.repair.data)
         network = repair(network, parents, loader, weights=weights, closed_form=recipe.repair.closed_form, add_bias=False)
-    if recipe.repair.reset_batch_norm:
-        network = reset_statistics(network, _training(opened, recipe.repair.reset_batch_norm))
+    if (loader := _training(opened, recipe.repair.reset_batch_norm)) is not None:
+        network = reset_statistics(network, loader)
     mended: Mapping[str, Tensor] = {**all_tensors(network), **network.state_dict()}
     return same_types({key: mended.get(key, tensor) for key, tensor in state.items()}, state)
 
 
-def _training(opened: Opened, name: str) -> Loader:
-    found = opened.fitting(named_batches(name, split="train"))
-    assert found is not None
-    return found
+def _training(opened: Opened, name: str | None) -> Loader | None:
+    return None if name is None else opened.fitting(named_batches(name, split="train"))
 
 
 def _measured(
@@ -255,8 +253,7 @@ def _measured(
         return {}, {}
     progress("measuring barriers")
     networks: dict[int, nn.Module] = {i: opened.network(i) for i in order}
-    base, again = networks[recipe.base], recipe.repair.reset_batch_norm
-    reset = None if again is None else _training(opened, again)
+    base, reset = networks[recipe.base], _training(opened, recipe.repair.reset_batch_norm)
     curves = {
         i: barrier(base, alignments[i].apply(networks[i]) if i in alignments else networks[i], data, recipe.align.loss, points, reset)
         for i in order[1:]

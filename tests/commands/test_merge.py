@@ -87,7 +87,8 @@ def test_barriers_repair_and_code(run, folder):
         "repair": {"data": "digits", "reset_batch_norm": "digits"},
     }
     write(folder, recipe)
-    report = content(run("merge", "merge.yaml", "out", "--data", "digits", "--points", "3", "--json"))
+    report = content(run("merge", "merge.yaml", "out", "--data", "digits", "--points", "3", "--json", "--report", "merge.html"))
+    assert (folder / "merge.html").is_file()
     assert report["models"][1]["barrier"]["barrier"] >= 0
     assert set(report["scores"]) == {"c.pt", "d.pt", "merged"}
     found, plain = load_state(folder / "out" / "model.safetensors"), load_state(folder / "c.pt")
