@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,15 +68,17 @@ def test_the_callback_logs_every_second_epoch() -> None:
     assert recorder.logged == [{"same": 1.0}] * 2
 
 
+@pytest.mark.filterwarnings("default")  # of the other library
 def test_lightning_runs_the_callback() -> None:
     pytest.importorskip("lightning")
     found = example("lightning_callback").main(epochs=1)
     assert {"merge/barrier", "merge/loss", "merge/accuracy"} <= found.keys()
 
 
+@pytest.mark.filterwarnings("default")  # of the other library
 def test_the_flower_strategy_averages_in_one_order() -> None:
     pytest.importorskip("flwr")
-    from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
     strategy = example("flower_digits").AlignedFedAvg()
     model = initial(0)
@@ -85,7 +87,7 @@ def test_the_flower_strategy_averages_in_one_order() -> None:
         for seed in (0, 1, 2):
             sent = model if seed == 0 and number == 1 else scrambled(model, seed + 10 * number)
             content = {"arrays": ArrayRecord(sent.state_dict()), "metrics": MetricRecord({"num-examples": 10 + seed})}
-            replies.append(Message(content=RecordDict(content), dst_node_id=seed, message_type="train"))
+            replies.append(SimpleNamespace(content=RecordDict(content), has_content=lambda: True, has_error=lambda: False))
         arrays, _ = strategy.aggregate_train(number, replies)
         for name, tensor in arrays.to_torch_state_dict().items():
             torch.testing.assert_close(tensor, model.state_dict()[name])
