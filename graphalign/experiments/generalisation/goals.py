@@ -109,14 +109,15 @@ def _cell(found: Estimate | None) -> str:
 
 
 def _together(findings: Findings, family: str, goal: Goal, found: Mapping[str, Estimate | None]) -> tuple[float, int]:
-    """The geometric mean of the ratios of rows, weighted by their architectures, and how many those are."""
-    total, count = 0.0, 0
+    """The geometric mean of the ratios of rows, weighted by their architectures, and how many different ones those are."""
+    total, count, names = 0.0, 0, set()
     for row, estimate in found.items():
         if estimate is not None:
             own, other = (findings.pairs(row, family, column).keys() for column in (goal.column, goal.reference))
             total += len(own & other) * math.log(estimate.mean)
             count += len(own & other)
-    return math.exp(total / count), count
+            names |= own & other
+    return math.exp(total / count), len(names)
 
 
 def _verdict(goal: Goal, found: Mapping[str, Estimate | None], together: float, limit: float) -> str:
