@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import graphalign
@@ -15,7 +16,10 @@ CODE = "import sys; sys.argv[0] = 'graphalign'; from graphalign.cli import main;
 
 def start(*arguments: str, code: str = CODE, **environment: str) -> subprocess.Popen[str]:
     known = {**os.environ, "PYTHONPATH": str(Path(graphalign.__file__).parents[1]), "COLUMNS": "100", "NO_COLOR": "1", **environment}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # processes in the background inherit that it is ignored
+    )  # fmt: skip
 
 
 def test_help_of_every_command_loads_no_torch():
