@@ -76,11 +76,21 @@ def _stream(specification: Any, random: Random) -> Iterator[Any]:
             yield specification
 
 
+def _count(draw: Draws, field: str) -> int:
+    """A number of layers."""
+    value = draw(field)
+    if type(value) is not int or not 0 <= value <= MOST_LAYERS:
+        raise InvalidInput(f"{field}: found {value!r:.40}, expected a whole number from 0 to {MOST_LAYERS}")
+    return value
+
+
 def _widths(draw: Draws) -> Widths:
     """Given as a list, or `depth` of them: all equal ("constant"), each drawn ("free"), or drawn and sorted ("rising")."""
     if (given := draw("widths")) is not None:
+        if not isinstance(given, list | tuple):
+            raise InvalidInput(f"widths: found {given!r:.40}, expected lists of widths, such as [[64, 64], [32, 16, 8]]")
         return tuple(given)
-    depth, profile = draw("depth"), draw("profile")
+    depth, profile = _count(draw, "depth"), draw("profile")
     if profile not in PROFILES:
         raise InvalidInput(f"profile: found {profile!r}, expected one of {', '.join(PROFILES)}")
     widths = (draw("width"),) * depth if profile == "constant" else tuple(draw("width") for _ in range(depth))
@@ -89,11 +99,12 @@ def _widths(draw: Draws) -> Widths:
 
 def _vgg(draw: Draws) -> Design:
     widths = _widths(draw)
-    stages = tuple((width,) * draw("convolutions") for width in widths)
-    hidden = tuple(draw("hidden") for _ in range(draw("hidden_layers")))
+    stages = tuple((width,) * _count(draw, "convolutions") for width in widths)
+    hidden = tuple(draw("hidden") for _ in range(_count(draw, "hidden_layers")))
     return VGG(stages, hidden, draw("pool"), draw("norm"), draw("activation"))
 
 
+MOST_LAYERS = 1000
 PROFILES = ("constant", "free", "rising")
 WIDTHS = {"widths": None, "depth": 3, "width": 32, "profile": "constant"}
 SAMPLERS: dict[str, tuple[Mapping[str, Any], Callable[[Draws], Design]]] = {
@@ -108,7 +119,7 @@ SAMPLERS: dict[str, tuple[Mapping[str, Any], Callable[[Draws], Design]]] = {
     ),
     "resnet": (
         {"depth": 3, "repeats": 1, "width": 16, "stem": "plain", "activation": "relu"},
-        lambda draw: ResNet(tuple(draw("repeats") for _ in range(draw("depth"))), draw("width"), draw("stem"), draw("activation")),
+        lambda draw: ResNet(tuple(draw("repeats") for _ in range(_count(draw, "depth"))), draw("width"), draw("stem"), draw("activation")),
     ),
     "siren": ({**WIDTHS, "frequency": 30.0}, lambda draw: SIREN(_widths(draw), draw("frequency"))),
 }
