@@ -11,12 +11,12 @@ from .domain import Act, Const, Weight, broadcast_shape, collapse, varies
 from .rules import RULES, Context, Rule, along_positions, elementwise, fix_all, ids_of, opaque, register_rule
 from .weights import axis_ids, bind, computed, fix_scale, set_role
 
-HOMOGENEOUS = ("relu", "leaky_relu", "rrelu", "threshold")
+HOMOGENEOUS = ("relu", "leaky_relu", "rrelu")
 ODD_LINEAR = ("neg",)
 ODD = ("tanh", "sin", "asinh", "atan", "erf", "hardshrink", "softshrink", "sign", "sgn", "sinh", "tan", "asin")
 PLAIN = """sigmoid gelu silu mish hardswish hardsigmoid hardtanh relu6 elu celu selu softplus log_sigmoid exp expm1 exp2 log log1p log2
 log10 sqrt rsqrt reciprocal square cos cosh abs acos ceil floor round trunc clamp clamp_min clamp_max clip nan_to_num logit
-isnan isinf isfinite bitwise_not logical_not erfc sinc frac fix erfinv digamma lgamma logical_not_ i0 special_expit special_erf"""
+threshold isnan isinf isfinite bitwise_not logical_not erfc sinc frac fix erfinv digamma lgamma logical_not_ i0 special_expit special_erf"""
 
 for _name in HOMOGENEOUS:
     register_rule(f"aten.{_name}")(elementwise(_name, homogeneous=True))
