@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra import compose as hydra_compose
 from hydra.utils import instantiate
 
@@ -46,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec
 
 def written(folder: Path, content: dict[str, Any]) -> str:
     file = folder / "mine.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(json.dumps(content))
     return str(file)
 
 

@@ -29,7 +29,7 @@ def test_overrides_reach_the_settings():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"stepz": 3}, r"found the key 'stepz', expected some of steps, minutes"),
+        ({"stepz": 3}, r"found the key 'stepz', expected some of steps, draws, minutes"),
         ({"steps": 0}, r"steps: found 0, expected at least 1"),
         ({"losses": {"kl": 1.0}}, r"losses: found 'kl', expected some of supervised, alignment"),
         ({"losses": {"unrolled": 0.0}}, r"losses: found no loss with a weight above 0"),
