@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,8 @@ REFINE_BUDGET = 2e11
 """Multiplications of all steps without data, from which the number of steps follows for large networks unless it is given."""
 PASSES_OF_A_STEP = 4
 """Forward passes that a step costs: one with its derivative, and one to judge."""
+MIXES_OF_A_STEP = 3
+"""Times that a step multiplies weights by matrices of units: to move them softly, and for its two derivatives."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,7 @@ class GNN:
         assert problem.architecture is not None
         if score_entries(problem.spec) > SCORE_ENTRIES:  # a step holds them all, several times
             return 0
-        step = PASSES_OF_A_STEP * example_count(problem.architecture, inputs) * forward_cost(problem.architecture)
-        return min(aligner.config.steps, int(REFINE_BUDGET / step))
+        return min(aligner.config.steps, int(REFINE_BUDGET / step_cost(problem.architecture, inputs)))
 
     def _inputs(self, aligner: Aligner, problem: Problem, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert problem.architecture is not None
@@ -188,6 +190,15 @@ def example_parts(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
 def example_count(architecture: Architecture, inputs: Mapping[str, Tensor]) -> int:
     """How many of the codes a step sees."""
     return min(len(next(iter(inputs.values()))), max(FEWEST_EXAMPLES, int(STEP_BUDGET / forward_cost(architecture))))
+
+
+def step_cost(architecture: Architecture, inputs: Mapping[str, Tensor]) -> float:
+    """Multiplications of one step: of its examples on their way through the network, and of the weights by soft permutations."""
+    spec, mixed = architecture.spec, 0.0
+    for layout in spec.axes:
+        moved = sum(s.count * s.repeat * spec.by_name[s.cell].units for s in layout.segments if s.cell is not None)
+        mixed += math.prod(spec.shapes[layout.tensor]) / spec.shapes[layout.tensor][layout.axis] * moved
+    return PASSES_OF_A_STEP * example_count(architecture, inputs) * forward_cost(architecture) + MIXES_OF_A_STEP * mixed
 
 
 def refinable(problem: Problem) -> bool:

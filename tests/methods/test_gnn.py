@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from graphalign.methods import gnn
 from graphalign.methods.gnn import GNN, code_examples
 from graphalign.methods.problem import Problem
 from graphalign.pairwise import prepare_pair
+from graphalign.spec import NetworkSpec
 from tests.traced import other_state, traced
 
 ALIGNER = Aligner(AlignerConfig(codes=64, candidates=4))
@@ -60,9 +62,18 @@ def test_no_more_inputs_are_read_than_asked_for(problem: Problem) -> None:
     assert settings(replace(problem, data=more)).losses == settings(replace(problem, data=few)).losses
 
 
+def mixing(spec: NetworkSpec) -> int:
+    """Multiplications of all weights by a matrix for every axis that moves."""
+    return sum(math.prod(spec.shapes[x.tensor]) * sum(spec.by_name[s.cell].units for s in x.segments if s.cell is not None) for x in spec.axes)
+
+
 def test_large_networks_take_fewer_steps_unless_told(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(GNN(ALIGNER)(problem).losses) == ALIGNER.config.steps
-    monkeypatch.setattr(gnn, "REFINE_BUDGET", 3.5 * 4 * 64 * gnn.forward_cost(problem.architecture))  # type: ignore[arg-type]
+    assert problem.architecture is not None
+    codes = ALIGNER.codes(problem.architecture, problem.a, problem.b)
+    cost = gnn.step_cost(problem.architecture, codes)
+    assert cost == 4 * 64 * gnn.forward_cost(problem.architecture) + 3 * mixing(problem.spec)
+    monkeypatch.setattr(gnn, "REFINE_BUDGET", 3.5 * cost)
     assert len(GNN(ALIGNER)(problem).losses) == 3
     assert len(GNN(ALIGNER, steps=5)(problem).losses) == 5
     assert len(GNN(ALIGNER)(replace(problem, data=[INPUTS])).losses) == ALIGNER.config.steps
