@@ -129,9 +129,12 @@ def merge_files(
     target, asked = Path(out), recipe.align
     progress("reading")
     own = None if asked.data is None else named_batches(asked.data, split="train")
+    shown = next((name for name in (recipe.repair.data, recipe.repair.reset_batch_norm) if name is not None), None)
+    example = own if own is not None else data
+    example = named_batches(shown, split="train") if example is None and shown is not None else example
     opened = open_networks(
         recipe.models, arch=asked.arch, example_input=None if asked.input is None else example_of(asked.input),
-        spec=None if asked.spec is None else load_spec(asked.spec), data=own if own is not None else data, device=device,
+        spec=None if asked.spec is None else load_spec(asked.spec), data=example, device=device,
     )  # fmt: skip
     own, data = opened.fitting(own), opened.fitting(data)
     inputs = [file for checkpoint in opened.checkpoints for file in checkpoint.files]

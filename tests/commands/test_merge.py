@@ -98,6 +98,11 @@ def test_barriers_repair_and_code(run, folder):
     assert not torch.equal(found["1.running_var"], load_state(folder / "plain" / "model.safetensors")["1.running_var"])
 
 
+def test_data_of_the_statistics_show_the_input(run, folder):
+    run("merge", "c.pt", "d.pt", "--arch", "nets.py:small", "--reset-batch-norm", "digits:train", "-o", "out")
+    assert (folder / "out" / "model.safetensors").is_file()
+
+
 def test_three_networks_through_the_universe_with_a_report(run, folder):
     save_state(perceptron(5), folder / "e.safetensors")
     run("merge", "a.safetensors", "b.safetensors", "e.safetensors", "-o", "out", "--method", "universe", "--report", "report.html")
