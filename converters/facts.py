@@ -116,6 +116,15 @@ class Nodes:
             if scale:
                 self.scale_ties.append((x, y))
 
+    def meet(self, u: np.ndarray, v: np.ndarray, scale: bool = True) -> None:
+        """States that nodes u[i] and v[i] meet: two units or two blocks are one, a unit is a member of a block."""
+        bu, bv = self.is_block[u], self.is_block[v]
+        same = bu == bv
+        self.tie(torch.from_numpy(u[same]), torch.from_numpy(v[same]), scale)
+        for units, blocks in ((u[~bu & bv], v[~bu & bv]), (v[bu & ~bv], u[bu & ~bv])):
+            if len(units):
+                self.members.append((units, blocks))
+
     def fix(self, ids: Tensor, reason: str) -> None:
         """The nodes among `ids` may not move."""
         nodes = self._nodes(ids)
@@ -196,13 +205,8 @@ class Nodes:
         if bool(both.any()):
             u, v = x[both].numpy(), y[both].numpy()
             u, v = np.divmod(np.unique(u * self.count + v), self.count)
-            bu, bv = self.is_block[u], self.is_block[v]
-            same = bu == bv
-            self.tie(torch.from_numpy(u[same]), torch.from_numpy(v[same]), scale)
-            for units, blocks in ((u[~bu & bv], v[~bu & bv]), (v[bu & ~bv], u[bu & ~bv])):
-                if len(units):
-                    self.members.append((units, blocks))
-            if not bu.any() and not bv.any() and bool(both.all()):
+            self.meet(u, v, scale)
+            if not self.is_block[u].any() and not self.is_block[v].any() and bool(both.all()):
                 return (y if extent(b) < extent(a) else x).expand(shape)
             block = torch.from_numpy(self.is_block)
             y_first = both & block[x.clamp(min=0)] & ~block[y.clamp(min=0)]

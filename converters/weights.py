@@ -133,7 +133,14 @@ def bind(nodes: Nodes, weight: Weight, dims: Sequence[int], labels: Tensor, scal
     if bool((~real).any()):
         nodes.fix(ids[~real], "meets inputs or constants")
     if bool(real.any()):
-        nodes.tie(ids[real], core[real], scale)
+        own_nodes, labels_there = ids[real].numpy(), core[real].numpy()
+        reads_blocks = nodes.is_block[labels_there]
+        if reads_blocks.any():  # a weight that reads or scales blocks moves with them, one unit of each
+            read = own_nodes[reads_blocks]
+            _, first, of_block = np.unique(labels_there[reads_blocks], return_index=True, return_inverse=True)
+            nodes.tie(torch.from_numpy(read), torch.from_numpy(read[first][of_block]), scale=False)
+            nodes.fix_scale(nodes.produce(torch.from_numpy(read)))
+        nodes.meet(own_nodes, labels_there, scale)
     return True
 
 
