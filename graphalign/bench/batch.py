@@ -219,7 +219,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.plot(pairs, [1 / statistics.median(row["loop"]["cpu"]) for row in rows], "s:", color=colour, label=f"{network}: loop of align")
     axes.set(xscale="log", yscale="log", xlabel="pairs of distinct networks in the call", ylabel="pairs per second of processor time")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.set_ylim(top=6 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize=7, loc="upper left", ncols=2)
     save_figure(figure, path)
 
 
