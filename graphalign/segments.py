@@ -61,7 +61,10 @@ def cut(
         own = (graph.held(node), taps.get(node.name, 0), graph.weights(node))
         limits = (most_values, most_products, most_weights)
         while index > start and any(n is not None and t + more > n for t, more, n in zip(totals, own, limits, strict=True)):
-            start = graph.narrowest(start + (index - start + 1) // 2, index)
+            bound = graph.narrowest(start, index)
+            if bound is None:
+                break
+            start = bound
             bounds.append(start)
             since = graph.steps[start:index]
             totals = [sum(map(graph.held, since)), sum(taps.get(n.name, 0) for n in since), sum(map(graph.weights, since))]
@@ -110,14 +113,22 @@ class _Graph:
         """Values from before a bound that steps from it on use."""
         return tuple(n for n, last in self.last.items() if last >= bound and self.born.get(n, -1) < bound and n in self.moving)
 
-    def narrowest(self, low: int, high: int) -> int:
-        """The bound in [low, high] at which the fewest entries are alive and all of them are tensors."""
+    def narrowest(self, start: int, high: int) -> int | None:
+        """The bound up to `high` at which the fewest entries are alive and all of them are tensors, if there is any after `start`.
+
+        It is sought in the upper half, so that segments do not become small, and below only if there is none.
+        """
 
         def width(bound: int) -> float:
             found = [self.values[name] for name in self.alive(bound)]
             return sum(v.numel() for v in found) if all(isinstance(v, Tensor) for v in found) else math.inf
 
-        return min(range(high, low - 1, -1), key=width)
+        for low in (start + (high - start + 1) // 2, start + 1):
+            widths = {bound: width(bound) for bound in range(high, low - 1, -1)}
+            best = min(widths, key=lambda bound: widths[bound])
+            if widths[best] < math.inf:
+                return best
+        return None
 
     def segment(self, low: int, high: int, taps: Collection[str]) -> Segment:
         """The steps from one bound to the next."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphalign import Aligner, AlignerConfig, aligner, cellwise, encoder, group
+from graphalign import Aligner, AlignerConfig, aligner, cellwise, encoder, group, segments
 from graphalign.cellwise import compare_cells, encode_large_pair, is_large
 from graphalign.converted import Converted
 from graphalign.converters.trace import trace_architecture
@@ -73,6 +73,33 @@ def test_outputs_may_be_parameters_inputs_and_repeated() -> None:
     for name in whole.forward:
         assert torch.allclose(parts.forward[name], whole.forward[name], atol=1e-12)
         assert torch.allclose(parts.backward[name], whole.backward[name], atol=1e-12)
+
+
+class Gated(nn.Module):
+    """Splits a layer into value and gate, which are alive as a list for several steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(5, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.layer(x).split(8, -1)
+        shifted = (x.sum(-1, keepdim=True) + 1).tanh()
+        return self.head((parts[0] + shifted) * parts[1].sigmoid())  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("few_codes", "small_segments")
+def test_nothing_is_cut_where_a_list_is_alive() -> None:
+    networks = [Gated().double() for _ in range(2)]
+    architecture = trace_architecture(networks[0], torch.zeros(1, 5).double())
+    states = [all_tensors(network) for network in networks]
+    whole, parts = (f(architecture, *states, seed=3) for f in (encode_pair, encode_large_pair))
+    for name in whole.forward:
+        assert torch.allclose(parts.forward[name], whole.forward[name], atol=1e-12)
+    graph = segments._Graph(Program(architecture), frozenset())
+    (split,) = (index for index, step in enumerate(graph.steps) if "split" in step.name)
+    assert graph.narrowest(split, split + 1) is None
+    assert graph.narrowest(split - 1, split + 1) == split
 
 
 @pytest.mark.usefixtures("few_codes", "small_segments")
