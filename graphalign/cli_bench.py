@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphalign.bench.settings import read_settings
 from graphalign.bench.suites import SUITES, describe
+from graphalign.cli_options import Multirun
 from graphalign.errors import InvalidInput
 
 
@@ -42,33 +45,48 @@ def bench(
     ] = None,
     tolerance: Annotated[float, typer.Option(min=1.0, help="How many times worse than published a ratio may be, with --guard.")] = 1.5,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes only (the configuration SUITE_quick), for a first look.")] = False,
+    multirun: Multirun = False,
 ) -> None:
     """Measure a suite of benchmarks, print its tables and write them."""
-    from graphalign.bench.guard import guard as compare
-    from graphalign.bench.guard import read_published
     from graphalign.bench.peers import install_peers
-    from graphalign.configuration import compose
-    from graphalign.experiments.results import output_folder, publish
+    from graphalign.multirun import run_jobs
 
     if install:
         if peers is None:
             raise InvalidInput("bench: found --install without --peers; say with --peers FOLDER where to install")
         install_peers(peers)
+    name = config or (f"{suite}_quick" if quick else suite)
+    options = [*(["--config", config] if config else []), *(["--quick"] if quick else [])]
+    job = partial(
+        measure_suite, suite=suite, options=options, repetitions=repetitions, seed=seed, peers=peers, guard=guard, tolerance=tolerance,
+        written=not (quick or guard),
+    )  # fmt: skip
+    run_jobs("bench", name, overrides or [], job, multirun=multirun, folder=out, say=typer.echo)
+
+
+def measure_suite(
+    content: dict[str, Any], overrides: Sequence[str], folder: Path | None, quiet: bool, *, suite: str, options: Sequence[str],
+    repetitions: int | None, seed: int | None, peers: Path | None, guard: Path | None, tolerance: float, written: bool,
+) -> str:  # fmt: skip
+    """Measures by a configuration of the group "bench", see `graphalign.multirun.Job`; without a folder it writes if `written`."""
+    from graphalign.bench.guard import guard as compare
+    from graphalign.bench.guard import read_published
+    from graphalign.experiments.results import output_folder, publish
+
     published = None if guard is None else read_published(suite, guard)
-    folder = output_folder(out or "docs/results") if out or not (quick or guard) else None
-    changes = overrides or []
-    content = compose("bench", config or (f"{suite}_quick" if quick else suite), changes)
-    options = [*changes, *(["--config", config] if config else []), *(["--quick"] if quick else [])]
-    report = SUITES[suite](read_settings(suite, content, repetitions=repetitions, seed=seed, peers=peers, options=options))
-    for table in report.tables:
-        typer.echo(f"{table}\n")
-    if published is not None:
-        typer.echo(f"{compare(suite, published, report.results, tolerance)}\n")
-    if folder is not None:
-        publish(folder, f"bench_{suite}", report.results, report.tables)
-        files = [folder / f"bench_{suite}.json", folder / f"bench_{suite}.md"]
+    where = output_folder(folder or "docs/results") if folder or written else None
+    settings = read_settings(suite, content, repetitions=repetitions, seed=seed, peers=peers, options=[*overrides, *options])
+    report = SUITES[suite](settings)
+    if where is not None:
+        publish(where, f"bench_{suite}", report.results, report.tables)
+        files = [where / f"bench_{suite}.json", where / f"bench_{suite}.md"]
         if report.draw is not None:
-            files.append(folder.parent / "images" / f"bench_{suite}.png" if folder.name == "results" else folder / f"bench_{suite}.png")
+            files.append(where.parent / "images" / f"bench_{suite}.png" if where.name == "results" else where / f"bench_{suite}.png")
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             report.draw(files[-1])
         typer.echo(f"written: {', '.join(map(str, files))}", err=True)
+    found = "\n\n".join(map(str, report.tables)) + "\n"
+    if published is None:
+        return found
+    typer.echo(found)  # also if the comparison fails
+    return f"{compare(suite, published, report.results, tolerance)}\n"

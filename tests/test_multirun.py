@@ -17,10 +17,14 @@ from hydra.utils import instantiate
 
 import graphalign
 from graphalign.aligner import Aligner
+from graphalign.bench.settings import Report
+from graphalign.bench.suites import SUITES
+from graphalign.cli_bench import bench
 from graphalign.cli_train import train_aligner
 from graphalign.cli_zoo import zoo
 from graphalign.configuration import initialised
 from graphalign.errors import InvalidInput
+from graphalign.experiments.results import Table, environment
 from graphalign.multirun import run_jobs, swept
 from graphalign.zoo.manifest import read_manifest, read_states
 
@@ -152,6 +156,18 @@ def test_runs_on_several_cores_end_as_single_ones(tmp_path, population):
     last = [Aligner.from_pretrained(tmp_path / name / "last").state_dict() for name in ("runs/0", "runs/1", "single")]
     assert all(torch.equal(tensor, last[2][key]) for key, tensor in last[1].items())
     assert any(not torch.equal(tensor, last[0][key]) for key, tensor in last[1].items())
+
+
+def test_benchmarks_of_several_seeds_get_folders_of_their_own(tmp_path, capsys, monkeypatch):
+    def measured(settings):
+        found = {"title": "Many", "command": settings.command, "seed": settings.seed, "environment": environment()}
+        return Report(found, [Table("Pairs", ["seed"], [[str(settings.seed)]])], None)
+
+    monkeypatch.setitem(SUITES, "batch", measured)
+    bench("batch", ["seed=3,4", "pairs=[2]"], out=tmp_path, quick=True, multirun=True)
+    found = [json.loads((tmp_path / str(k) / "bench_batch.json").read_text()) for k in range(2)]
+    assert [(results["seed"], "pairs=[2]" in results["command"]) for results in found] == [(3, True), (4, True)]
+    assert capsys.readouterr().out.count("Pairs") == 2
 
 
 def test_submitit_runs_jobs_as_processes_of_this_machine(tmp_path, monkeypatch):
