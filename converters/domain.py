@@ -18,9 +18,10 @@ from torch import Tensor
 
 @dataclass
 class Act:
-    """An activation: `ids` has the shape of the real tensor."""
+    """An activation: `ids` has the shape of the real tensor; `routes` as in `converters.routes`, None until they are asked for."""
 
     ids: Tensor
+    routes: tuple[Tensor, Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

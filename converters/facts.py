@@ -7,25 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from .domain import as_colour, broadcast, collapse, extent, mix, tighten, trim
-
-
-def classes(count: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Smallest node of the connected component of each node; int64, shape (count,)."""
-    if not ties:
-        return np.arange(count)
-    a = np.concatenate([t[0] for t in ties])
-    b = np.concatenate([t[1] for t in ties])
-    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
-    first = np.full(component.max() + 1, count)
-    np.minimum.at(first, component, np.arange(count))
-    smallest: np.ndarray = first[component]
-    return smallest
+from .partitions import classes
 
 
 class Nodes:
@@ -38,6 +23,7 @@ class Nodes:
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.scale_ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.members: list[tuple[np.ndarray, np.ndarray]] = []
+        self.merged: list[np.ndarray] = []  # nodes for which another of their class has been taken, in the order of the entries
         self.fixed: list[tuple[np.ndarray, str]] = []
         self.colours: list[tuple[np.ndarray, np.ndarray]] = []
         self.scale_fixed: list[np.ndarray] = []
@@ -100,6 +86,7 @@ class Nodes:
         if (chosen != nodes).any():
             self.scale_ties.append((nodes, chosen))
             flat = core.numpy()
+            self.merged.append(flat[flat >= 0])
             where = np.searchsorted(nodes, flat.clip(min=nodes[0]))
             core = torch.from_numpy(np.ascontiguousarray(np.where(flat >= 0, chosen[where.clip(max=len(nodes) - 1)], flat)))
         return tighten(core.expand(shape))
@@ -197,9 +184,9 @@ class Nodes:
         if not bool((xn & yn).all()):
             if not bool(xn.any()) and not bool(yn.any()):
                 return self.merge_colours(x, y).expand(shape)
-            if bool((xn & ~yn).any()) and not self._only_broadcast(a, b):
+            if bool((xn & ~yn).any()) and not self.only_broadcast(a, b):
                 self.colour(torch.where(yn, torch.tensor(-1), x), y)
-            if bool((yn & ~xn).any()) and not self._only_broadcast(b, a):
+            if bool((yn & ~xn).any()) and not self.only_broadcast(b, a):
                 self.colour(torch.where(xn, torch.tensor(-1), y), x)
         both = xn & yn
         if bool(both.any()):
@@ -210,14 +197,22 @@ class Nodes:
                 return (y if extent(b) < extent(a) else x).expand(shape)
             block = torch.from_numpy(self.is_block)
             y_first = both & block[x.clamp(min=0)] & ~block[y.clamp(min=0)]
-            return torch.where((xn & ~y_first), x, y).expand(shape)
-        return torch.where(xn, x, y).expand(shape)
+            x = torch.where(y_first, y, x)
+        return torch.where(xn, x, y if bool((xn | yn).all()) else torch.where(yn, y, self.merge_colours(x, y))).expand(shape)
 
     @staticmethod
-    def _only_broadcast(ids: Tensor, colours: Tensor) -> bool:
+    def only_broadcast(ids: Tensor, colours: Tensor) -> bool:
         """Whether the colours are broadcast along every dimension in which the ids vary."""
         ids, colours = broadcast(ids, colours)
         return all(n == 1 or s == 0 or c == 0 for n, s, c in zip(ids.shape, ids.stride(), colours.stride(), strict=True))
+
+    def renew_colours(self, ids: Tensor) -> Tensor:
+        """Ids after weights have changed the entries that are no units, beside units: these are no longer what they were."""
+        core, shape = trim(ids)
+        constant = core < 0
+        if not bool(constant.any()) or bool(constant.all()):
+            return ids
+        return torch.where(constant, self.merge_colours(core, self.fresh_colours(core.shape)), core).expand(shape)
 
     @staticmethod
     def merge_colours(a: Tensor, b: Tensor) -> Tensor:
@@ -230,6 +225,7 @@ class Nodes:
     def representative(self, ids: Tensor, keep: Sequence[int], scale: bool = True) -> Tensor:
         """Ids along the dimensions `keep` after tying everything along the others; shape of the kept dimensions."""
         keep = [d % ids.dim() for d in keep]
+        ids = tighten(ids)
         if any(ids.stride(d) and ids.shape[d] > 1 for d in range(ids.dim()) if d not in keep):
             ids = self.canonical(ids)
         core, _ = trim(ids)

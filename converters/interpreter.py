@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 from graphalign.errors import Offence
 
 from . import rules_contraction, rules_convolution, rules_entrywise, rules_reduction, rules_structural
-from .domain import Act, Const, Weight
+from .domain import Act, Const, Weight, tighten
 from .facts import Nodes
-from .rules import RULES, canonical_name, fix_all, opaque
+from .routes import routes, state_routes
+from .rules import RULES, Rule, canonical_name, fix_all, ids_of, opaque
 from .weights import parameter
 
 _LOADED = (
@@ -200,14 +201,45 @@ class Interpreter:
             if not moving:
                 return opaque(self)
             return self.unsupported("no rule for this operator")
-        if name not in rules_structural.MOVES:
+        only_moves = name in rules_structural.MOVES and not (
+            name in rules_structural.PICKS and any(isinstance(v, Act) for v in operands[1:])
+        )
+        if not only_moves:
             for slot, operand in enumerate(operands):
                 if isinstance(operand, Act):
                     self.nodes.touch(operand.ids, slot)
+                    state_routes(self.nodes, operand)
         try:
-            return rule(self, *args, **kwargs)
+            result = rule(self, *args, **kwargs)
+            if only_moves:
+                self._carry_routes(rule, args, kwargs, result)
+            elif any(self.weight_of(v) for v in operands):
+                for value in _leaves([result]):
+                    if isinstance(value, Act):
+                        value.ids = self.nodes.renew_colours(value.ids)
+            return result
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as failure:
             return self.unsupported(f"its rule does not cover this use ({type(failure).__name__}: {failure})")
+
+    def _carry_routes(self, rule: Rule, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+        """Moves the routes of the operands of a structural operator as it has moved their ids."""
+        new = [value for value in _leaves([result]) if isinstance(value, Act) and value.routes is None]
+        if not new:
+            return
+
+        def moved(kind: int) -> list[Tensor]:
+            def route(value: Any) -> Any:
+                if isinstance(value, (list, tuple)):
+                    return [route(v) for v in value]
+                if isinstance(value, Weight):
+                    value = Act(ids_of(self, value))
+                return Act(routes(self.nodes, value)[kind]) if isinstance(value, Act) else value
+
+            out = rule(self, *(route(a) for a in args), **{k: route(v) for k, v in kwargs.items()})
+            return [tighten(value.ids) for value in _leaves([out]) if isinstance(value, Act)]
+
+        for value, version, position in zip(new, moved(0), moved(1), strict=True):
+            value.routes = (version, position)
 
     def _of_unknown_size(self, node: fx.Node) -> NoReturn:
         """Records that the size of a result depends on data, and ends the run: what follows has no shapes either."""

@@ -205,6 +205,7 @@ def _cumulative(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
     ctx.nodes.fix_scale(ids)
     if varies(ids, [dim]):
         ctx.nodes.fix(ids, "is summed cumulatively across units")
+        return opaque(ctx)
     keep = [d for d in range(ids.dim()) if d != dim % ids.dim()]
     same = ctx.nodes.representative(ids, keep).unsqueeze(dim % ids.dim())
     shape = output_shape(ctx)

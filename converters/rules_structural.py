@@ -24,6 +24,8 @@ MOVES = frozenset(
     broadcast_tensors index index_select gather im2col copy slice_scatter select_scatter pad constant_pad_nd""".split()
 )
 """Operators that move entries without computing on them."""
+PICKS = frozenset(f"aten.{name}" for name in ("index", "index_select", "gather"))
+"""Those of them that compute on more than their first operand if others are activations."""
 
 
 def _view_rule(op: Any) -> Rule:

@@ -10,7 +10,9 @@ import numpy as np
 from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling, Segment
 
 from .domain import mix
-from .facts import Nodes, classes
+from .facts import Nodes
+from .partitions import classes
+from .parts import class_colours
 
 Axis = tuple[str, int]
 
@@ -66,13 +68,12 @@ def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
     groups = dict.fromkeys(axes, 1)
     for axis, (inside, n) in nodes.grouped_axes.items():
         axes[axis], groups[axis] = of_node[inside.numpy()], n
-    signature, colour, live = np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.zeros(count, bool)
+    colour = class_colours(nodes, of_node, system_starts)
+    signature, live = np.zeros(count, np.uint64), np.zeros(count, bool)
     with np.errstate(over="ignore"):
         for i, (_axis, labels) in enumerate(axes.items()):
             present, times = np.unique(labels, return_counts=True)
             signature[present] += mix(mix(np.full(len(present), i, np.uint64)) + times.astype(np.uint64))
-        for ids, hashes in nodes.colours:
-            np.add.at(colour, of_node[ids], mix(hashes))
     for ids in nodes.live:
         live[of_node[ids]] = True
     facts = _Facts(of_node, count, axes, groups, signature, colour, live)
