@@ -32,7 +32,7 @@ from graphalign.stacked import encode_pairs
 STEP_BUDGET = 1e9
 """Multiplications of one step on all its inputs, from which their number follows for large networks without data."""
 FEWEST_EXAMPLES = 64
-REFINE_BUDGET = 2e11
+REFINE_BUDGET = 1.5e11
 """Multiplications of all steps without data, from which the number of steps follows for large networks unless it is given."""
 PASSES_OF_A_STEP = 4
 """Forward passes that a step costs: one with its derivative, and one to judge."""
