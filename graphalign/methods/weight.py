@@ -25,6 +25,8 @@ from graphalign.tracked_similarity import TrackedSimilarity
 from graphalign.weight_costs import matched_tensors, objective, unit_rows
 
 MAX_SWEEPS = 100
+MAX_RESTARTS = 10_000
+"""Above, a run would not end in a useful time: every restart is an ascent of up to MAX_SWEEPS sweeps."""
 RELATIVE_TOLERANCE = 1e-6
 
 Order = Literal["random", "forward", "backward", "alternate"]
@@ -39,7 +41,7 @@ class Weight:
     out where the forward pass ends at a clear match: every unit is more like its partner than like any other unit.
 
     Attributes:
-        restarts: number of random starting points besides the standard ones or the one given.
+        restarts: number of random starting points besides the standard ones or the one given, at most 10,000.
         order: of the cells in a sweep: drawn anew for every sweep as published, "forward" or "backward" as the network computes
             them, or the two in turn.
         normalise: every tensor counts by its cosine instead of its inner product, so that layers with large weights do not
@@ -55,7 +57,7 @@ class Weight:
 
     def __post_init__(self) -> None:
         problems = [f"order={self.order!r}, expected one of {', '.join(get_args(Order))}"] if self.order not in get_args(Order) else []
-        problems += [f"restarts={self.restarts!r}, expected 0 or more"] if self.restarts < 0 else []
+        problems += [f"restarts={self.restarts!r}, expected 0 to {MAX_RESTARTS}"] if not 0 <= self.restarts <= MAX_RESTARTS else []
         if problems:
             raise InvalidInput("method 'weight': found " + "; ".join(problems))
 

@@ -200,7 +200,7 @@ def test_a_start_is_not_modified() -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="method 'weight': found order='sideways', expected one of random, forward, backward, alternate; restarts=-1, expected 0 or more"):
+    with pytest.raises(InvalidInput, match="method 'weight': found order='sideways', expected one of random, forward, backward, alternate; restarts=-1, expected 0 to 10000"):
         Weight(order="sideways", restarts=-1)  # type: ignore[arg-type]
 
 
@@ -218,3 +218,9 @@ def test_a_network_aligns_with_itself_by_the_identity() -> None:
     network = traced("densenet")
     alignment = align(network.model, network.model, example_input=network.example, method="weight")
     assert alignment.moved == 0.0
+
+
+def test_restarts_that_would_never_end_are_refused() -> None:
+    Weight(restarts=10_000)
+    with pytest.raises(InvalidInput, match="restarts=10001, expected 0 to 10000"):
+        Weight(restarts=10_001)
