@@ -285,6 +285,9 @@ def _problems(spec: NetworkSpec) -> Iterator[str]:
                 yield f"{where} uses unit {segment.start + segment.count - 1} of '{found.name}', which has {found.units}"
             elif not _equally_often(layout, found):
                 yield f"{where}: the units of '{found.name}' do not all appear equally often"
+    for fixed in spec.fixed:
+        if fixed.count < 1:
+            yield f"fixed units of '{fixed.name}': found count {fixed.count}, expected 1 or more"
     for rescaling in spec.rescalings:
         if rescaling.cell not in spec.by_name:
             yield f"a rescaling names the unknown cell '{rescaling.cell}'"

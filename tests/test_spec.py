@@ -65,6 +65,9 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no groups": (replace_first_axis(Segment("a", 0, 3), groups=0), "in 0 groups"),
     "negative start": (replace_first_axis(Segment("a", -1, 3)), "has a negative start or count, or a repeat below 1"),
     "repeat": (replace_first_axis(Segment("a", 0, 3, 0)), "has a negative start or count, or a repeat below 1"),
+    "count of fixed units": (
+        lambda p: p.update(fixed=(FixedUnits("a", -3, "output"),)), "fixed units of 'a': found count -3, expected 1 or more",
+    ),
     "unknown cell": (replace_first_axis(Segment("z", 0, 3)), "axis 0 of 'a.weight' names the unknown cell 'z'"),
     "too many units": (replace_first_axis(Segment("a", 1, 3)), "uses unit 3 of 'a', which has 3"),
     "uneven": (replace_first_axis(Segment("a", 0, 2), Segment("a", 0, 1)), "the units of 'a' do not all appear equally often"),
