@@ -206,13 +206,14 @@ class Nodes:
         ids, colours = broadcast(ids, colours)
         return all(n == 1 or s == 0 or c == 0 for n, s, c in zip(ids.shape, ids.stride(), colours.stride(), strict=True))
 
-    def renew_colours(self, ids: Tensor) -> Tensor:
+    def renew_colours(self, ids: Tensor, apart: bool) -> Tensor:
         """Ids after weights have changed the entries that are no units, beside units: these are no longer what they were."""
         core, shape = trim(ids)
         constant = core < 0
-        if not bool(constant.any()) or bool(constant.all()):
+        if not bool(constant.any()):
             return ids
-        return torch.where(constant, self.merge_colours(core, self.fresh_colours(core.shape)), core).expand(shape)
+        fresh = self.fresh_colours(core.shape if apart and not bool(constant.all()) else [1] * core.dim())
+        return torch.where(constant, self.merge_colours(core, fresh), core).expand(shape)
 
     @staticmethod
     def merge_colours(a: Tensor, b: Tensor) -> Tensor:

@@ -213,10 +213,11 @@ class Interpreter:
             result = rule(self, *args, **kwargs)
             if only_moves:
                 self._carry_routes(rule, args, kwargs, result)
-            elif any(self.weight_of(v) for v in operands):
+            else:
+                changed_one_by_one = any(self.weight_of(v) for v in operands)
                 for value in _leaves([result]):
                     if isinstance(value, Act):
-                        value.ids = self.nodes.renew_colours(value.ids)
+                        value.ids = self.nodes.renew_colours(value.ids, changed_one_by_one)
             return result
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as failure:
             return self.unsupported(f"its rule does not cover this use ({type(failure).__name__}: {failure})")
