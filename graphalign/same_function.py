@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphalign.converters.export import evaluating, flatten_outputs, split_example
+from graphalign.double_precision import InDouble
 from graphalign.errors import InvalidInput, first_line
 from graphalign.example_inputs import mapped
 
@@ -36,7 +37,7 @@ class FunctionChange:
 
 
 def function_change(first: nn.Module, second: nn.Module, inputs: Any) -> FunctionChange:
-    """How far two networks differ on an input, in eval mode and float64; they are left as they are.
+    """How far two networks differ on an input, in eval mode and float64 throughout; they are left as they are.
 
     Args:
         first: a network f.
@@ -52,7 +53,7 @@ def function_change(first: nn.Module, second: nn.Module, inputs: Any) -> Functio
     for network in (first, second):
         model = copy.deepcopy(network).double()
         try:
-            with torch.no_grad(), evaluating(model):
+            with torch.no_grad(), evaluating(model), InDouble():
                 found.append([t.detach().double() for t in flatten_outputs(model(*args, **kwargs))])
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InvalidInput(f"{type(network).__name__} does not run on this input: {first_line(error)}; pass an input that it takes") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 from graphalign import group
 from graphalign.converters.export import evaluating, flatten_outputs, split_example
 from graphalign.converters.trace import trace
+from graphalign.double_precision import InDouble
 from graphalign.spec import NetworkSpec
 
 
@@ -28,7 +30,8 @@ def verify(
         spec: what may move; traced if not given.
         samples: number of random group elements.
         seed: of the random elements.
-        dtype: floating-point type of the comparison; None keeps the model's own.
+        dtype: floating-point type of the comparison; None keeps the model's own. With float64 networks that compute in a narrower type
+            inside compute in float64 there too.
 
     Returns:
         Maximum absolute difference over all output entries and samples; about 1e-15 times the output's size in float64
@@ -56,7 +59,7 @@ def largest_change(
         original = original.to(dtype)
         args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
     worst = 0.0
-    with torch.no_grad(), evaluating(original):
+    with torch.no_grad(), evaluating(original), InDouble() if dtype == torch.float64 else nullcontext():
         expected = _outputs(original, args, kwargs)
         for element in elements:
             found = _outputs(group.apply_to_module(spec, element, original), args, kwargs)

@@ -29,7 +29,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "encoder": ("encoder stacked cellwise codes program prior segments selection", "errors spec graph"),
     "aligner": ("aligner refiner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan axis_permutations", "errors spec assignment"),
-    "evaluation": ("evaluation batch_norm forward", "errors"),
+    "evaluation": ("evaluation batch_norm forward double_precision", "errors"),
     "activations": ("activations example_batches", "errors spec encoder evaluation"),
     "methods": ("methods.*", "errors spec assignment encoder aligner alignment evaluation activations"),
     "align": ("pairwise many matched reading skeleton verification", "errors spec converters assignment aligner alignment evaluation methods"),

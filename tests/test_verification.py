@@ -28,6 +28,26 @@ def test_the_dtype_sets_the_accuracy() -> None:
     assert verify(network.model, network.example, samples=5, dtype=None) == single
 
 
+class SinglePrecisionNorm(nn.Module):
+    """A norm in float32 whatever it is given, as language models have it, and a softmax that asks for float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).float()
+        hidden = (hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        return torch.softmax(self.second(hidden), -1, dtype=torch.float32)
+
+
+def test_single_precision_inside_is_lifted() -> None:
+    torch.manual_seed(0)
+    model, x = SinglePrecisionNorm(), torch.randn(4, 6, dtype=torch.float64)
+    spec = trace(model.double(), x)
+    assert verify(model, x, spec=spec, samples=5) <= 1e-14 < 1e-9 < verify(model, x, spec=spec, samples=5, dtype=None)
+
+
 def test_the_seed_decides_and_more_samples_find_no_less() -> None:
     network = traced("attention")
     spec = dataclasses.replace(network.spec, axes=network.spec.axes[1:], rescalings=())
