@@ -19,7 +19,7 @@ class InDouble(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func.overloadpacket is torch.ops.aten.view and func._overloadname == "dtype":  # the same bits read as another type
