@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphalign.errors import InvalidInput
+from graphalign.errors import InvalidInput, first_line
 from graphalign.inputs import Inputs
 
 Loader = Iterable[Any]
@@ -34,7 +34,8 @@ class Score:
 def evaluate(model: nn.Module, loader: Loader, loss: Loss = "cross_entropy") -> Score:
     """Mean loss and accuracy of a network in the mode it is in, without gradients.
 
-    Every example counts the same, whatever the batch it came in; sums are kept in float64.
+    Every example counts the same, whatever the batch it came in; sums are kept in float64. Of a network that returns more than a
+    tensor the `logits` count.
 
     Args:
         model: called with the inputs of a batch, moved to its device, floating-point ones in its dtype.
@@ -109,9 +110,28 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The outputs of a network for the inputs of a batch."""
+    """The outputs of a network for the inputs of a batch.
+
+    Raises:
+        InvalidInput: the network does not take them.
+    """
     args, kwargs = arguments(batch)
-    return model(*args, **kwargs)
+    try:
+        return model(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+        shapes = ", ".join(str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in (*args, *kwargs.values()))
+        raise InvalidInput(
+            f"{type(model).__name__} does not run on a batch with inputs of shape {shapes}: {type(error).__name__}: {first_line(error)}; "
+            "pass batches that it takes"
+        ) from error
+
+
+def logits(outputs: Any) -> Any:
+    """What a network returns under the name `logits`, as models of transformers do, or else all that it returns."""
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    return found if isinstance(found, Tensor) else outputs
 
 
 def mean_loss(outputs: Any, batch: Any, loss: Loss) -> Tensor:
@@ -155,10 +175,11 @@ def _built_in_loss(outputs: Any, batch: Any, loss: str) -> tuple[Tensor, float]:
         raise InvalidInput(
             f"loss {loss!r}: found a batch without targets, expected (inputs, targets); or pass a callable of (outputs, batch)"
         )
+    outputs = logits(outputs)
     if not isinstance(outputs, Tensor):
         raise InvalidInput(
             f"loss {loss!r}: the network returned {type(outputs).__name__}, expected a tensor; "
-            "pass a callable of (outputs, batch), for instance lambda outputs, batch: cross_entropy(outputs.logits, batch[1])"
+            "pass a callable of (outputs, batch), for instance lambda outputs, batch: cross_entropy(outputs[0], batch[1])"
         )
     targets = batch[1]
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
@@ -208,6 +229,7 @@ def examples_of(inputs: Any) -> int:
 
 def _correct(outputs: Any, batch: Any) -> tuple[int, int]:
     """Number of correct predictions and of labels, both 0 where the batch has no classes."""
+    outputs = logits(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() < 2 or not isinstance(batch, tuple) or len(batch) < 2:
         return 0, 0
     targets = batch[1]

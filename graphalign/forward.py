@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from graphalign.errors import InvalidInput
-from graphalign.evaluation import arguments
+from graphalign.evaluation import arguments, logits
 from graphalign.vectorising import vectorise
 
 
@@ -89,11 +89,11 @@ def prediction(outputs: Any) -> Tensor:
     Raises:
         InvalidInput: no floating-point tensor, which alone has a derivative.
     """
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if isinstance(logits, Tensor) and logits.is_floating_point():
-        return logits
+    found = logits(outputs)
+    if isinstance(found, Tensor) and found.is_floating_point():
+        return found
     tensors = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
     if not tensors:
-        found = f"a tensor of {outputs.dtype}" if isinstance(outputs, Tensor) else f"{type(outputs).__name__} without a floating-point tensor"
-        raise InvalidInput(f"the network returned {found}, expected predictions that have a derivative, such as logits")
+        what = f"a tensor of {outputs.dtype}" if isinstance(outputs, Tensor) else f"{type(outputs).__name__} without a floating-point tensor"
+        raise InvalidInput(f"the network returned {what}, expected predictions that have a derivative, such as logits")
     return tensors[0]

@@ -141,7 +141,12 @@ class Program:
 
 
 def functional(target: Any) -> Any:
-    """The operator that returns what an in-place one writes; traced programs use in-place ones only where that is the same."""
+    """The operator that returns what an in-place one writes; traced programs use in-place ones only where that is the same.
+
+    A view becomes a reshape: operators in between may lay their results out in another way than they did when the program was traced.
+    """
+    if target is torch.ops.aten.view.default:
+        return torch.ops.aten.reshape.default
     if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
         name = target._schema.name.split("::")[1].rstrip("_")
         packet = getattr(torch.ops.aten, name, None)

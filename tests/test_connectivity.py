@@ -353,11 +353,29 @@ class TestErrors:
 
     def test_outputs_that_are_no_tensor(self):
         class Wrapped(nn.Linear):
-            def forward(self, x):
-                return {"logits": super().forward(x)}
+            name = "logits"
 
+            def forward(self, x):
+                return {"hidden": x, self.name: super().forward(x)}
+
+        class Other(Wrapped):
+            name = "scores"
+
+        a, b = Wrapped(5, 3), Wrapped(5, 3)
+        plain = [nn.Linear(5, 3), nn.Linear(5, 3)]
+        for network, wrapped in zip(plain, (a, b), strict=True):
+            network.load_state_dict(wrapped.state_dict())
+        expected = barrier(*plain, [labelled(4)], points=3)
+        found = barrier(a, b, [labelled(4)], points=3)
+        assert found.losses.tolist() == expected.losses.tolist()
+        assert found.accuracies.tolist() == expected.accuracies.tolist()
         with pytest.raises(InvalidInput, match=r"the network returned dict, expected a tensor; pass a callable"):
-            barrier(Wrapped(5, 3), Wrapped(5, 3), [labelled(4)], points=3)
+            barrier(Other(5, 3), Other(5, 3), [labelled(4)], points=3)
+
+    def test_batches_that_the_network_does_not_take(self):
+        x = torch.zeros(4, 6, dtype=torch.float64)
+        with pytest.raises(InvalidInput, match=r"Sequential does not run on a batch with inputs of shape \(4, 6\): RuntimeError: mat1"):
+            barrier(classifier(0), classifier(1), [(x, torch.zeros(4, dtype=torch.long))], points=3)
 
     def test_too_few_points(self):
         with pytest.raises(InvalidInput, match=r"points=2, expected at least 3"):
