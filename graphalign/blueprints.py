@@ -19,6 +19,8 @@ from graphalign.named_code import call_named, parse_call
 
 CONFIG = "config.json"
 MOST_LAYERS = 10_000
+IMAGE_SIZE = 224
+"""Height and width of images for models of transformers that do not say one."""
 EXPECTED = "expected module:factory, file.py:factory, or the name of a timm or transformers model"
 
 
@@ -131,9 +133,18 @@ def _by_transformers(name: str, options: dict[str, Any], local: bool = False) ->
     if local:
         _check_size(config, kind, Path(name))
     module = kind(config)
-    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
-    if getattr(module, "main_input_name", "") == "pixel_values" and isinstance(size, int):
-        return Blueprint(module.eval(), {"pixel_values": torch.zeros(1, channels, size, size)})
+    return Blueprint(module.eval(), _example(module, config))
+
+
+def _example(module: Any, config: Any) -> dict[str, Any] | None:
+    """An input that transformers would make for a model; None if it makes none for its main argument."""
+    name = getattr(module, "main_input_name", "")
+    if name == "pixel_values":
+        size, channels = getattr(config, "image_size", None) or IMAGE_SIZE, getattr(config, "num_channels", 3)
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        return {name: torch.zeros(1, channels, height, width)}
     taken = inspect.signature(module.forward).parameters
     example = {key: value for key, value in module.dummy_inputs.items() if key in taken}
-    return Blueprint(module.eval(), {**example, "use_cache": False} if "use_cache" in taken else example)
+    if name not in example:
+        return None
+    return {**example, "use_cache": False} if "use_cache" in taken else example

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,10 @@ NAMES = (
 )  # fmt: skip
 """What the weights in a folder are called, in the order in which they are looked for."""
 
+MERGE_REPORT = "merge_report.json"
 MODEL, WEIGHTS = "model.safetensors", ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a model's folder that belong to a network made of it too: configuration and tokeniser."""
 SHARD_BYTES = 5_000_000_000
 """Most bytes of tensors in one file of a folder; larger networks are written as shards with an index."""
 
@@ -35,12 +39,27 @@ class Checkpoint:
         files: all files that were read, absolute.
         state: tensors by key, mapped from the files.
         metadata: text entries of a safetensors file, those that say how it was written apart.
+        names: names in the files by key, where they differ.
     """
 
     path: Path
     files: tuple[Path, ...]
     state: dict[str, Tensor]
     metadata: dict[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """The checkpoint under other keys.
+
+        Args:
+            names: of tensors in the files, by their new key; others keep theirs.
+        """
+        keys = {name: key for key, name in names.items()}
+        return replace(self, state={keys.get(name, name): tensor for name, tensor in self.state.items()}, names=names)
+
+    def as_stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by key under the names that they have in the files."""
+        return {self.names.get(key, key): tensor for key, tensor in state.items()}
 
     @property
     def folder(self) -> Path | None:
@@ -89,7 +108,7 @@ def _find(path: Path) -> Path:
 
 def write_checkpoint(
     state: Mapping[str, Tensor], path: AnyPath, metadata: Mapping[str, str] | None = None, *, force: bool = False,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int = SHARD_BYTES, beside: Path | None = None,
 ) -> list[Path]:  # fmt: skip
     """Writes a network so that it appears complete or not at all, and returns the paths of the files.
 
@@ -100,6 +119,7 @@ def write_checkpoint(
         metadata: text entries of the safetensors files.
         force: replace what is there.
         shard_bytes: most bytes of tensors in one file of a folder.
+        beside: a folder whose configuration and tokeniser go into a folder too.
 
     Raises:
         InvalidInput: what is there may not be replaced, or the path cannot be written.
@@ -113,8 +133,17 @@ def write_checkpoint(
         save_state(state, target, metadata, force)
         return [target]
     with atomic_folder(target, force=force, stale=WEIGHTS) as draft:
+        if beside is not None:
+            copy_beside(beside, draft)
         names = write_shards(state, draft, metadata, shard_bytes)
     return [target / name for name in names]
+
+
+def copy_beside(folder: Path, target: Path) -> None:
+    """Copies what belongs to the weights in a folder: configuration and tokeniser, not an index or a report of a merge."""
+    for file in sorted(file for pattern in BESIDE for file in folder.glob(pattern)):
+        if file.is_file() and not file.name.endswith(".index.json") and file.name != MERGE_REPORT:
+            shutil.copyfile(file, target / file.name)
 
 
 def write_shards(state: Mapping[str, Tensor], folder: Path, metadata: Mapping[str, str] | None = None, shard_bytes: int = SHARD_BYTES) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import graphalign
 from graphalign.alignment import Alignment
 from graphalign.averaging import average
 from graphalign.batch_norm import reset_statistics
-from graphalign.checkpoints import MODEL, SHARD_BYTES, WEIGHTS, write_shards
+from graphalign.checkpoints import MERGE_REPORT, MODEL, SHARD_BYTES, WEIGHTS, copy_beside, write_shards
 from graphalign.connectivity import barrier
 from graphalign.curve import Curve
 from graphalign.errors import InvalidInput
@@ -37,10 +36,6 @@ from graphalign.repairing import repair
 from graphalign.same_function import FunctionChange, function_change
 from graphalign.skeleton import with_tensors
 from graphalign.spec_format import load_spec
-
-REPORT = "merge_report.json"
-BESIDE = ("*.json", "*.txt", "*.model")
-"""Files of a model's folder that belong to the result too: configuration and tokeniser."""
 
 Progress = Callable[[str], None]
 
@@ -149,7 +144,7 @@ def merge_files(
     changes = {i: _checked(opened, i, alignment, progress) for i, alignment in alignments.items()}
     order = [recipe.base, *others]
     weights = [recipe.weights[i] for i in order]
-    moved = {i: dict(opened.checkpoints[i].state) for i in order}
+    moved = {i: {key: tensor for key, tensor in opened.checkpoints[i].state.items() if key in opened.states[i]} for i in order}
     moved |= {i: alignment.apply(moved[i]) for i, alignment in alignments.items()}
     state = average([moved[i] for i in order], weights)
     if recipe.repair.data or recipe.repair.reset_batch_norm:
@@ -172,14 +167,13 @@ def merge_files(
     progress("writing")
     beside = opened.checkpoints[recipe.base].folder
     with atomic_folder(target, force=force, stale=(*WEIGHTS, "permutations-*.safetensors")) as draft:
-        for file in [] if beside is None else [f for pattern in BESIDE for f in beside.glob(pattern)]:
-            if file.is_file() and not file.name.endswith(".index.json") and file.name != REPORT:
-                shutil.copyfile(file, draft / file.name)
-        files = write_shards(state, draft, opened.checkpoints[recipe.base].metadata, shard_bytes)
+        if beside is not None:
+            copy_beside(beside, draft)
+        files = write_shards(opened.checkpoints[recipe.base].as_stored(state), draft, opened.checkpoints[recipe.base].metadata, shard_bytes)
         result = MergedFiles(recipe, opened, alignments, changes, curves, scores, state, tuple(files))
         for i, alignment in alignments.items():
             alignment.save(draft / _permutations(i))
-        (draft / REPORT).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (draft / MERGE_REPORT).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     if page is not None and report is not None:
         page.save(report, force=force)
     return result
@@ -281,4 +275,4 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["MODEL", "REPORT", "MergedFiles", "checked_change", "merge_files"]
+__all__ = ["MERGE_REPORT", "MODEL", "MergedFiles", "checked_change", "merge_files"]

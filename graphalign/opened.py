@@ -28,6 +28,7 @@ from graphalign.named_data import Flattened, first_inputs
 from graphalign.pairwise import check_order, prepare_pair, run_stages
 from graphalign.skeleton import with_tensors
 from graphalign.spec import NetworkSpec
+from graphalign.stored_names import stored_names
 
 REMEDY = "say with arch= (--arch) which code the weights belong to"
 
@@ -38,7 +39,7 @@ class Opened:
 
     Attributes:
         checkpoints: what was read.
-        states: tensors by key, 16-bit and 8-bit floats as float32, on the device of the computation.
+        states: tensors by key of the code, 16-bit and 8-bit floats as float32, on the device of the computation.
         module: the code, or None if it is not known.
         example_input: an input of it, or None.
         spec: what may move, where it was given in place of code.
@@ -164,14 +165,26 @@ def open_networks(
         plan = blueprint(arch)
     elif spec is None and folder is not None and is_transformers_folder(folder):
         plan = from_folder(folder)
+    if plan is not None:
+        checkpoints = tuple(checkpoint.renamed(stored_names(plan.module, checkpoint.state.keys())) for checkpoint in checkpoints)
     if example_input is None and plan is not None:
         example_input = plan.example_input
     if example_input is None and plan is not None and data is not None:
         example_input = first_inputs(data)
-    states = tuple({key: _wide(tensor, place) for key, tensor in checkpoint.state.items()} for checkpoint in checkpoints)
+    used = _used([checkpoint.state for checkpoint in checkpoints], None if plan is None else plan.module)
+    states = tuple({key: _wide(tensor, place) for key, tensor in state.items()} for state in used)
     example = mapped(example_input, lambda v: v.to(place) if isinstance(v, Tensor) else v)
     module = None if plan is None else copy.deepcopy(plan.module).to(place)
     return Opened(checkpoints, states, module, example, spec)
+
+
+def _used(states: Sequence[Mapping[str, Tensor]], module: nn.Module | None) -> list[Mapping[str, Tensor]]:
+    """The tensors that the code knows or that all networks have: files of some versions hold constants that others leave out."""
+    if module is None:
+        return list(states)
+    known = {name for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))}
+    common = set.intersection(*(set(state) for state in states))
+    return [{key: tensor for key, tensor in state.items() if key in known | common} or state for state in states]
 
 
 def _wide(tensor: Tensor, device: torch.device) -> Tensor:

@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.inputs import Inputs
 
+LISTED = 20
+"""Tensors that a message names."""
+
 
 def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> nn.Module:
     """A copy of a module in eval mode that holds tensors of a state dict, shared and not copied; ties between parameters stay.
@@ -30,6 +33,7 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
     """
     everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     saved = module.state_dict(keep_vars=True).keys()
+    names_of_all = {key for key, _ in everything}
     names: dict[int, list[str]] = {}
     for key, tensor in everything:
         names.setdefault(id(tensor), []).append(key)
@@ -50,8 +54,13 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
             found = tensors[present[0]].detach()
             shared[id(tensor)] = nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
     if problems:
-        listed = "\n".join(f"  - {p}" for p in dict.fromkeys(problems))
-        raise SpecMismatch(f"{name} does not have the tensors of the module:\n{listed}\nPass the module that wrote them.")
+        listed = list(dict.fromkeys(problems))
+        listed = [*listed[:LISTED], *([f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else [])]
+        others = [key for key in tensors if key not in names_of_all]
+        listed += [f"tensors that the module does not have: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"] if others else []
+        raise SpecMismatch(
+            f"{name} does not have the tensors of the module:\n" + "\n".join(f"  - {p}" for p in listed) + "\nPass the module that wrote them."
+        )
     if unknown:
         raise InvalidInput(
             f"module: found no values of the buffers {sorted(set(unknown))}, which are on the meta device and which state dicts leave out; "

@@ -61,7 +61,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "errors spec converters assignment encoder aligner alignment evaluation methods align connectivity data zoo training experiments",
     ),
     "checkpoints": (
-        "checkpoints folders named_code named_data blueprints example_inputs opened same_function method_comparison recipes merged_files",
+        "checkpoints folders named_code named_data blueprints example_inputs stored_names opened same_function method_comparison recipes merged_files",
         "errors spec graph converters alignment evaluation methods align connectivity measures merging reports data",
     ),
     "commands": (

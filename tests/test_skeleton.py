@@ -98,6 +98,9 @@ def test_everything_that_is_wrong_is_said_at_once(hollow: nn.Module) -> None:
     assert "'first.weight' is missing, expected shape (16, 6)" in message
     assert "'norm.running_mean' is missing" in message
     assert "'last.bias' has shape (7,), expected (6,)" in message
+    assert "module does not have: other.weight" not in message
+    with pytest.raises(SpecMismatch, match=r"(?s)and 3 more\n  - tensors that the module does not have: other.weight\nPass the module that wrote them"):
+        with_tensors(nn.Sequential(*(nn.Linear(2, 2) for _ in range(12))), {"0.weight": torch.zeros(2, 2), "other.weight": torch.ones(2)}, "A")
     with pytest.raises(InvalidInput, match=r"no values of the buffers \['offset'\], which are on the meta device"):
         with_tensors(Net().to("meta"), Net().state_dict(), "A")
 

@@ -92,7 +92,8 @@ def align(
             )  # fmt: skip
         say.progress("writing")
         if out is not None:
-            write_checkpoint(found.apply(opened.checkpoints[1].state), out, opened.checkpoints[1].metadata, force=force)
+            moved = opened.checkpoints[1]
+            write_checkpoint(moved.as_stored(found.apply(moved.state)), out, moved.metadata, force=force, beside=moved.folder)
         if permutations is not None:
             found.save(permutations, force=force)
         if page is not None and report is not None:
