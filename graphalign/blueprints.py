@@ -122,7 +122,11 @@ def _by_timm(name: str, options: dict[str, Any]) -> Blueprint | None:
         return None
     module = timm.create_model(name, pretrained=False, **options).eval()
     size = getattr(module, "pretrained_cfg", {}).get("input_size")
-    return Blueprint(module, None if size is None else torch.zeros((1, *size)))
+    if size is None:
+        return Blueprint(module)
+    channels, *positions = size  # of the model as it was published; arguments may change both
+    asked = options.get("img_size", positions)
+    return Blueprint(module, torch.zeros(1, options.get("in_chans", channels), *(asked if isinstance(asked, (tuple, list)) else (asked, asked))))
 
 
 def _by_transformers(name: str, options: dict[str, Any], local: bool = False) -> Blueprint | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Values = NDArray[np.float64]
+LINES = ({"color": "#d55e00", "linestyle": "--"}, {"color": "#009e73", "linestyle": "-."}, {"color": "#0072b2", "linestyle": "-"})
+"""Lines of Okabe and Ito's colours that can be told apart without them; the last one for the last curve."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,29 +143,30 @@ def plot_curves(curves: Mapping[str, Curve], path: AnyPath) -> None:
         InvalidInput: matplotlib is missing, the ending is unknown, or the folder cannot be written.
     """
     classes = all(curve.accuracies is not None for curve in curves.values())
-    figure = new_figure(7.0 if classes else 4.0, 2.8)
-    panels = 2 if classes else 1
-    loss = figure.add_subplot(1, panels, 1)
+    figure = new_figure(7.0 if classes else 4.0, 2.8 if len(curves) == 1 else 2.7 + 0.2 * len(curves))
+    panels = figure.subplots(1, 2 if classes else 1, squeeze=False)[0]
     for i, (name, curve) in enumerate(curves.items()):
-        curve.draw(loss, label=f"{name}, barrier {curve.barrier:.3f}", color=f"C{i}")
-        loss.plot(curve.lambdas, curve._chord(curve.losses), color="0.6", linestyle=":")
-    if len(curves) > 1:
-        loss.legend(frameon=False)
-    else:
-        loss.set_title(f"barrier {next(iter(curves.values())).barrier:.3f}")
+        style = LINES[-1 if i == len(curves) - 1 else i % (len(LINES) - 1)]
+        curve.draw(panels[0], label=f"{name}: {_in_words(curve)}", **style)
+        panels[0].plot(curve.lambdas, curve._chord(curve.losses), color="0.6", linestyle=":", linewidth=0.8)
+        if classes and curve.accuracies is not None:
+            panels[1].plot(curve.lambdas, 100 * curve.accuracies, **style)
     if classes:
-        accuracy = figure.add_subplot(1, panels, 2)
-        for i, (name, curve) in enumerate(curves.items()):
-            assert curve.accuracies is not None
-            accuracy.plot(curve.lambdas, 100 * curve.accuracies, color=f"C{i}", label=f"{name}, midpoint {100 * (curve.midpoint_accuracy or 0.0):.1f} %")
-        accuracy.set_xlim(0.0, 1.0)
-        accuracy.set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
-        accuracy.set_ylabel("accuracy (%)")
-        if len(curves) > 1:
-            accuracy.legend(frameon=False)
-        else:
-            accuracy.set_title(f"midpoint {100 * (next(iter(curves.values())).midpoint_accuracy or 0.0):.1f} %")
+        panels[1].set_xlim(0.0, 1.0)
+        panels[1].set_xlabel(r"$\lambda$   (0: network B, 1: network A)")
+        panels[1].set_ylabel("accuracy (%)")
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", ncols=1, frameon=False)
+    else:
+        figure.suptitle(_in_words(next(iter(curves.values()))), fontsize="medium")
     save_figure(figure, path)
+
+
+def _in_words(curve: Curve) -> str:
+    accuracy = "" if curve.midpoint_accuracy is None else f", accuracy of the average {100 * curve.midpoint_accuracy:.1f} %"
+    return f"barrier {curve.barrier:.3f}{accuracy}"
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -24,9 +24,9 @@ class Timm(types.ModuleType):
         return name == "tiny.a1"
 
     @staticmethod
-    def create_model(name: str, pretrained: bool, num_classes: int = 1000) -> nn.Module:
+    def create_model(name: str, pretrained: bool, num_classes: int = 1000, in_chans: int = 3, img_size: int = 2) -> nn.Module:
         assert not pretrained
-        model = nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))
         model.pretrained_cfg = {"input_size": (3, 2, 2)}
         return model
 
@@ -41,6 +41,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_of_timm() -> None:
     found = blueprint("tiny.a1(num_classes=7)")
     assert found.module(found.example_input).shape == (1, 7)
+    found = blueprint("tiny.a1(in_chans=1, img_size=5)")
+    assert found.module(found.example_input).shape == (1, 1000)
 
 
 @pytest.mark.usefixtures("installed")

@@ -32,19 +32,25 @@ def heat_map(findings: Findings, reference: str, path: AnyPath) -> None:
         for j, column in enumerate(columns):
             if (found := findings.ratio(row, family, column, reference)) is not None:
                 values[i, j] = found.mean
-    figure = new_figure(2.2 + 0.72 * len(columns), 2.0 + 0.27 * len(places))
+    titles = findings.results["columns"]
+    names = [titles[c]["title"] for c in columns]
+    labels = [f"{family}, {row.replace('_', ' ')}" for family, row in places]
+    edges = [i for i in range(1, len(places)) if places[i][0] != places[i - 1][0]]
+    upright = len(columns) > 2 * len(places)  # a page is higher than it is wide
+    if upright:
+        values, names, labels = values.T, labels, names
+    figure = new_figure(max(4.4, 2.2 + 0.72 * len(names)), 2.0 + 0.27 * len(labels))
     axes = figure.add_subplot()
     axes.imshow(np.log2(np.clip(values, 1 / 16, 16)), cmap="RdBu_r", vmin=-2.5, vmax=2.5, aspect="auto")
     for i, j in np.ndindex(values.shape):
         if not math.isnan(values[i, j]):
             dark = abs(math.log2(max(float(values[i, j]), 1 / 16))) > 1.7
             axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    titles = findings.results["columns"]
-    axes.set_xticks(range(len(columns)), [titles[c]["title"] for c in columns], rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(places)), [f"{family}, {row.replace('_', ' ')}" for family, row in places], fontsize=8)
-    for edge in [i for i in range(1, len(places)) if places[i][0] != places[i - 1][0]]:
-        axes.axhline(edge - 0.5, color="black", linewidth=0.8)
-    axes.set_title(f"barrier / barrier of {titles[reference]['title']}", fontsize=9)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    for edge in edges:
+        (axes.axvline if upright else axes.axhline)(edge - 0.5, color="black", linewidth=0.8)
+    figure.suptitle(f"barrier / barrier of {titles[reference]['title']}", fontsize=9)
     save_figure(figure, path)
 
 

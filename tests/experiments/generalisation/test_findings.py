@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from graphalign.errors import InvalidInput
 from graphalign.experiments.generalisation import figures, goals, tables
@@ -122,6 +123,14 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     figures.sample_sizes(found, series, tmp_path / "sizes.png")
     for name in ("map", "curves", "sizes"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_heat_map_of_many_columns_is_upright(tmp_path: Path) -> None:
+    found = results([*RECORDS, *(record("width", "a", f"variant {i}", [1.0, 1.0], "t 1") for i in range(20))])
+    found["columns"] |= {f"variant {i}": {"title": f"variant {i}"} for i in range(20)}
+    figures.heat_map(Findings(found), "weight", tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as picture:
+        assert picture.height > picture.width
 
 
 def test_nothing_to_draw() -> None:
