@@ -20,7 +20,8 @@ from graphalign.matched import matched_average
 from graphalign.methods.matched_averaging import MatchedAveraging
 from graphalign.methods.registry import Solver, configure, name_of
 from graphalign.methods.universe import Universe
-from graphalign.pairwise import Network, Start, align, prepare_pair, weights_of
+from graphalign.pairwise import Network, Start, align_read, prepare_pair, weights_of
+from graphalign.reading import Reader
 from graphalign.repairing import repair as repair_statistics
 from graphalign.tensors import copy_into, require_same_tensors, tensors_for
 
@@ -129,17 +130,18 @@ def merge(
         orders: list[Any] = list(cast(Sequence[Order], method))
         orders.insert(first, None)
         placed[1:] = [orders[i].apply(states[i]) for i in part[1:]]
-    elif kind == UNIVERSE:
+    reader = Reader()
+    if kind == UNIVERSE:
         solver = cast(Universe, configure(cast("str | Universe", method), options))
-        placed = _through_universe(members, placed, solver, None, example_input, fixed, seed)
-    elif kind != NAIVE:
+        placed = _through_universe(reader, members, placed, solver, None, example_input, fixed, seed)
+    elif kind not in (NAIVE, GIVEN):
         orders = [
-            align(anchor, other, example_input=example_input, method=cast("str | Solver", method), data=data, loss=loss, init=init,
-                  refine=refine, seed=seed, fixed=fixed, **options)
+            align_read(reader, anchor, other, example_input=example_input, method=cast("str | Solver", method), data=data, loss=loss,
+                       init=init, refine=refine, seed=seed, fixed=fixed, options=options)
             for other in members[1:]
         ]  # fmt: skip
         if reference == UNIVERSE:
-            placed = _through_universe(members, placed, Universe(), orders, example_input, fixed, seed)
+            placed = _through_universe(reader, members, placed, Universe(), orders, example_input, fixed, seed)
         else:
             placed[1:] = [order.apply(state) for order, state in zip(orders, placed[1:], strict=True)]
 
@@ -241,12 +243,13 @@ def _filled(template: nn.Module, state: State, name: str) -> nn.Module:
 
 
 def _through_universe(
-    members: Sequence[nn.Module | State], states: Sequence[State], solver: Universe, orders: Sequence[Alignment] | None,
+    reader: Reader, members: Sequence[nn.Module | State], states: Sequence[State], solver: Universe, orders: Sequence[Alignment] | None,
     example_input: Any, fixed: tuple[str, ...], seed: int,
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """All networks in the order of the first, by permutations that agree with each other.
 
     Args:
+        reader: of the networks.
         members: the networks.
         states: their tensors.
         solver: finds the permutations.
@@ -255,7 +258,7 @@ def _through_universe(
         fixed: as in `merge`.
         seed: as in `merge`.
     """
-    specs = [prepare_pair(members[0], member, example_input, fixed).spec for member in members[1:]]
+    specs = [prepare_pair(members[0], member, example_input, fixed, reader=reader).spec for member in members[1:]]
     start = None if orders is None else [group.identity(specs[0]), *(order.permutations for order in orders)]
     found = solver.solve(specs[0], states, start=start, seed=seed)
     return [dict(states[0]), *(found.pairwise(0, k).apply(state) for k, state in enumerate(states[1:], start=1))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from graphalign.graph import NeuronGraph
 from graphalign.methods import Problem, Solver, configure
 from graphalign.named_data import Flattened, first_inputs
 from graphalign.pairwise import check_order, prepare_pair, run_stages
+from graphalign.reading import Reader
 from graphalign.skeleton import with_tensors
 from graphalign.spec import NetworkSpec
 from graphalign.stored_names import stored_names
@@ -43,6 +44,8 @@ class Opened:
         module: the code, or None if it is not known.
         example_input: an input of it, or None.
         spec: what may move, where it was given in place of code.
+        reader: of what has been traced.
+        drawn: inputs by seed.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -50,6 +53,8 @@ class Opened:
     module: nn.Module | None
     example_input: Any
     spec: NetworkSpec | None
+    reader: Reader = field(default_factory=Reader, repr=False, compare=False)
+    drawn: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def network(self, number: int, any_function: bool = False) -> nn.Module:
         """A network that can be run, in eval mode: its code with its weights.
@@ -79,11 +84,16 @@ class Opened:
         return Flattened(data)
 
     def inputs(self, seed: int = 0) -> Any:
-        """An input with random values.
+        """An input with random values, the same object every time.
 
         Raises:
             InvalidInput: none is known.
         """
+        if seed not in self.drawn:
+            self.drawn[seed] = self._draw(seed)
+        return self.drawn[seed]
+
+    def _draw(self, seed: int) -> Any:
         example = self.example_input
         if example is None:
             if self.module is not None:
@@ -111,7 +121,7 @@ class Opened:
         first, second = self.states[a], self.states[b]
         if self.spec is None:
             example = None if self.module is None else self.inputs(seed)
-            return prepare_pair(first, second, example, fixed, self.module).problem(seed=seed, data=data, loss=loss)
+            return prepare_pair(first, second, example, fixed, self.module, self.reader).problem(seed=seed, data=data, loss=loss)
         for number in (a, b):
             name = str(self.checkpoints[number].path)
             group.check_state(self.spec, self.states[number], name)

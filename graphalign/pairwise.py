@@ -21,7 +21,7 @@ from graphalign.methods import METHODS, Problem, Solver, configure, list_methods
 from graphalign.methods.registry import name_of
 from graphalign.methods.transport import Transport
 from graphalign.reading import Network, Reader, weights_of
-from graphalign.skeleton import materialised, with_tensors
+from graphalign.skeleton import materialised
 from graphalign.spec import NetworkSpec
 from graphalign.transport_plan import TransportPlan
 
@@ -73,6 +73,18 @@ def align(
         UnsupportedNetwork: the network has no neuron graph.
         CorruptFile: a file cannot be read safely.
     """
+    return align_read(
+        Reader(), a, b, example_input=example_input, method=method, data=data, loss=loss, init=init, refine=refine, seed=seed, fixed=fixed,
+        module=module, options=options,
+    )  # fmt: skip
+
+
+def align_read(
+    reader: Reader, a: Network, b: Network, *, example_input: Any, method: str | Solver, data: Loader | None, loss: Loss, init: Start | None,
+    refine: str | Solver | Sequence[str | Solver], seed: int, fixed: tuple[str, ...], module: nn.Module | None = None,
+    options: dict[str, Any] | None = None,
+) -> Alignment | TransportPlan:  # fmt: skip
+    """The result of `align`, for several calls that share networks or architectures: what the reader knows is not read or traced again."""
     solver = configure(method, options)
     refine = [refine] if isinstance(refine, str) or callable(refine) else list(refine)
     solvers = [solver, *map(configure, refine)]
@@ -84,14 +96,14 @@ def align(
             )
         if module is not None:
             raise InvalidInput("method 'transport': found module=, expected the two networks as modules: their widths may differ")
-        return _transport(solvers[0], a, b, example_input, data, seed, fixed)
+        return _transport(reader, solvers[0], a, b, example_input, data, seed, fixed)
     start = None
     if isinstance(init, (Alignment, Mapping)):
         start = dict(init.permutations if isinstance(init, Alignment) else init)
     elif init is not None:
         solvers.insert(0, configure(init))
     check_order(solvers, started=start is not None)
-    pair = prepare_pair(a, b, example_input, fixed, module)
+    pair = prepare_pair(a, b, example_input, fixed, module, reader)
     if start is not None:
         group.check_element(pair.spec, start)
     return run_stages(solvers, pair.problem(seed=seed, data=data, loss=loss, start=start))
@@ -180,7 +192,7 @@ def prepare_pair(
     if module is not None:
         if modules:
             raise InvalidInput("align: found module= beside a network that is a module itself; expected two state dicts or files, or leave it out")
-        modules, example_input = [with_tensors(module, states[0], "network A")], materialised(example_input)
+        modules, example_input = [reader.filled(module, states[0])], materialised(example_input)
         states = [reader.completed(state, modules[0]) for state in states]
     if modules:
         _check_example(example_input)
@@ -218,10 +230,9 @@ def _check_example(example_input: Any) -> None:
 
 
 def _transport(
-    settings: Transport, a: Network, b: Network, example_input: Any, data: Loader | None, seed: int, fixed: tuple[str, ...]
+    reader: Reader, settings: Transport, a: Network, b: Network, example_input: Any, data: Loader | None, seed: int, fixed: tuple[str, ...]
 ) -> TransportPlan:
     """The plan between two networks of any widths, each with an architecture of its own."""
-    reader = Reader()
     networks, states = _read(a, b, reader)
     modules: list[nn.Module | None] = []
     architectures = []

@@ -18,6 +18,7 @@ from graphalign.converters.chain import chain_network
 from graphalign.converters.trace import trace_architecture
 from graphalign.errors import InvalidInput
 from graphalign.files import check_weights, load_state
+from graphalign.skeleton import with_tensors
 from graphalign.spec import NetworkSpec
 from graphalign.spec_format import require_equal
 
@@ -63,6 +64,11 @@ class Reader:
     def completed(self, state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
         """A state dict together with the buffers of its module that state dicts leave out: they belong to the code, not to the weights."""
         found: dict[str, Tensor] = self._once(("completed", self._id(state), self._id(module)), lambda: _completed(state, module))
+        return found
+
+    def filled(self, module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        """`with_tensors` of a module and the weights of network A, the same object every time."""
+        found: nn.Module = self._once(("filled", self._id(module), self._id(state)), lambda: with_tensors(module, state, "network A"))
         return found
 
     def architecture(self, module: nn.Module, example_input: Any, fixed: tuple[str, ...]) -> Architecture:

@@ -22,15 +22,25 @@ def class_probabilities(program: Program, tensors: Mapping[str, Tensor], inputs:
         tensors: its parameters and buffers.
         inputs: by placeholder name, (C, *shape).
     """
-    outputs = [out for out in program.outputs() if out.is_floating_point()]
-    if not outputs or outputs[0].dim() < 2:
-        return None
-    axis = 1 if outputs[0].dim() >= 4 else -1
-    if outputs[0].shape[axis] < 2:
+    axis = _class_axis(program)
+    if axis is None:
         return None
     values = predictions(program, tensors, inputs)
     moved = values.movedim(axis + 1 if axis > 0 else -1, -1)
     return moved.reshape(len(moved), -1, moved.shape[-1]).log_softmax(-1)
+
+
+def has_classes(program: Program) -> bool:
+    """Whether the first output of a network has two classes or more."""
+    return _class_axis(program) is not None
+
+
+def _class_axis(program: Program) -> int | None:
+    outputs = [out for out in program.outputs() if out.is_floating_point()]
+    if not outputs or outputs[0].dim() < 2:
+        return None
+    axis = 1 if outputs[0].dim() >= 4 else -1
+    return axis if outputs[0].shape[axis] >= 2 else None
 
 
 def agreement(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

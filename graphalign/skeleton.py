@@ -70,7 +70,10 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
 
 
 def materialised(example_input: Any) -> Any:
-    """An example input whose tensors on the meta device are replaced by zeros on the CPU."""
+    """An example input whose tensors on the meta device are replaced by zeros on the CPU; the same object if there are none."""
+    parts = (example_input.args, dict(example_input.kwargs)) if isinstance(example_input, Inputs) else example_input
+    if not any(isinstance(v, Tensor) and v.is_meta for v in pytree.tree_leaves(parts)):
+        return example_input
     if isinstance(example_input, Inputs):
         return Inputs(*materialised(example_input.args), **materialised(dict(example_input.kwargs)))
     return pytree.tree_map(lambda v: torch.zeros_like(v, device="cpu") if isinstance(v, Tensor) and v.is_meta else v, example_input)

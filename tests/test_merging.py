@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import graphalign
-from graphalign import group
+from graphalign import group, reading
 from graphalign.batch_norm import reset_statistics
+from graphalign.converters.trace import trace_architecture
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.files import save_state
 from graphalign.group import all_tensors
@@ -302,6 +303,19 @@ class TestBadInput:
         other = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
         with pytest.raises(SpecMismatch):
             merge([mlp([8]), other], example_input=torch.zeros(2, 5), method="weight")
+
+
+@pytest.mark.parametrize("method", ["weight", "universe"])
+def test_networks_of_one_code_are_traced_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        traces.append(args)
+        return trace_architecture(*args, **kwargs)
+
+    monkeypatch.setattr(reading, "trace_architecture", counted)
+    merge([mlp([8]) for _ in range(4)], example_input=torch.zeros(1, 5), method=method)
+    assert len(traces) == 1
 
 
 def test_it_is_exported() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from graphalign import reading
 from graphalign.alignment import Alignment
+from graphalign.converters.trace import trace_architecture
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.example_inputs import example_of
 from graphalign.files import save_state
@@ -49,6 +52,24 @@ def test_permutations_that_change_the_function_are_refused(paths: list[Path]) ->
     wrong = Alignment(half, {"0": torch.tensor([1, 2, 0, 4, 5, 3])})
     with pytest.raises(InvalidInput, match=r"the permutations change an output by .*so nothing was written"):
         checked_change(opened, 1, wrong)
+
+
+def test_code_is_traced_once_whatever_it_holds(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        traces.append(args)
+        return trace_architecture(*args, **kwargs)
+
+    monkeypatch.setattr(reading, "trace_architecture", counted)
+    (paths[0].parent / "net.py").write_text(
+        "import torch\nfrom torch import nn\ndef net():\n"
+        "    made = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))\n    made.config = object()\n    return made, {'input': torch.zeros(1, 4)}\n"
+    )
+    opened = open_networks([*paths, paths[0]], arch=f"{paths[0].parent / 'net.py'}:net")
+    for b in (1, 2):
+        opened.align(0, b, method="weight")
+    assert len(traces) == 1
 
 
 def test_a_spec_is_no_code(paths: list[Path]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from graphalign.encoder import random_inputs
 from graphalign.program import Program
-from graphalign.selection import agreement, choose, class_probabilities
+from graphalign.selection import agreement, choose, class_probabilities, has_classes
 from tests.traced import traced
 
 
@@ -71,3 +71,4 @@ def test_single_values_are_no_classes() -> None:
     program = Program(trace_architecture(model, torch.zeros(2, 4)))
     inputs = random_inputs(program, 3, model[0].weight, torch.Generator().manual_seed(0))
     assert class_probabilities(program, dict(model.state_dict()), inputs) is None
+    assert not has_classes(program)

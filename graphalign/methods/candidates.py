@@ -14,6 +14,8 @@ from graphalign.converted import sample_of
 from graphalign.encoder import chunk_sizes
 from graphalign.methods.descent import stack
 from graphalign.methods.problem import Problem
+from graphalign.program import Program
+from graphalign.selection import has_classes
 from graphalign.vectorising import vectorise
 
 HELD = 1 << 28
@@ -80,21 +82,22 @@ class Opinions:
 
 def _ask(
     aligner: Aligner, architecture: Architecture, states: Sequence[Mapping[str, Tensor]], pool: Mapping[str, Tensor]
-) -> list[Tensor | None]:
+) -> Sequence[Tensor | None]:
     """The opinion of each network; all at once if the activations of one on all inputs are few."""
+    if not has_classes(Program(architecture)):
+        return [None] * len(states)
     if len(states) > 1 and len(chunk_sizes(architecture, len(next(iter(pool.values()))))) == 1:
         like = sample_of(common_type(states[0], states[0])[0])
         shared = {name: tensor for name, tensor in states[0].items() if not tensor.is_floating_point()}
 
         def single(own: dict[str, Tensor]) -> Tensor:
             opinion = aligner.opinions(architecture, {**shared, **own}, pool)
-            if opinion is None:
-                raise NotImplementedError
+            assert opinion is not None
             return opinion
 
         try:
             return list(vectorise(single, stack(states, architecture.spec, like), randomness="different"))
-        except (RuntimeError, NotImplementedError, ValueError):  # no opinion, or an operator that cannot be vectorised twice
+        except (RuntimeError, NotImplementedError, ValueError):  # an operator that cannot be vectorised twice
             pass
     return [aligner.opinions(architecture, common_type(state, state)[0], pool) for state in states]
 
