@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphalign.errors import InvalidInput
+from graphalign.errors import NO_MATPLOTLIB, InvalidInput
 from graphalign.files import AnyPath, atomic_write
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InvalidInput("figures need matplotlib, which is not installed; run: pip install 'graphalign[demo]'") from None
+        raise InvalidInput(NO_MATPLOTLIB) from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphalign.errors import InvalidInput
+from graphalign.errors import NO_MATPLOTLIB, InvalidInput
 from graphalign.files import atomic_write
 from graphalign.graph import NeuronGraph
+from graphalign.labels import label
 from graphalign.layout import Box, Layout, lay_out
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PADDING = 0.10
 TITLE_SIZE = 7.5
 OPS_SIZE = 6.0
 LONGEST_TITLE = 34
+LONGEST_NAME = 200
 KEY = "right: number of units\nsame colour: units that move together\ngrey: units that stay in place"
 KEY_HEIGHT = 0.42
 INK = "#22252a"
@@ -45,13 +47,16 @@ def draw_layers(graph: NeuronGraph, path: str | os.PathLike[str]) -> Path:
         path: a .png, .svg or .pdf file; replaced if it exists, and written completely or not at all.
 
     Raises:
-        InvalidInput: another file type, or a folder that does not exist or cannot be written.
+        InvalidInput: another file type, matplotlib is missing, or a folder that does not exist or cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise InvalidInput(f"{path}: found the file type '{path.suffix}', expected one of {', '.join('.' + f for f in FORMATS)}")
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        raise InvalidInput(NO_MATPLOTLIB) from None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -101,13 +106,15 @@ def _text_width(text: str, size: float, bold: bool = False) -> float:
     from matplotlib.textpath import TextPath
 
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+    return float(TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
 def _title(box: Box) -> str:
-    if len(box.title) <= LONGEST_TITLE:
-        return box.title
-    parts = box.title.split(".")
+    """The module path, without its first parts if it is long."""
+    title = label(box.title, LONGEST_NAME)
+    if len(title) <= LONGEST_TITLE:
+        return title
+    parts = title.split(".")
     kept = parts[-1]
     for part in reversed(parts[:-1]):
         if len(kept) + len(part) + 2 > LONGEST_TITLE:
@@ -146,7 +153,7 @@ def _draw_box(axes: Axes, box: Box, place: tuple[float, float, float], colours: 
         stripe.set_clip_path(outline)
     frame = FancyBboxPatch(corner, width, BOX_HEIGHT, boxstyle=style, facecolor="none", edgecolor=edge, linewidth=0.8, zorder=4)
     axes.add_patch(frame)
-    common: dict[str, Any] = {"zorder": 5, "va": "center"}
+    common: dict[str, Any] = {"zorder": 5, "va": "center", "parse_math": False}
     title = y + 0.075 if _ops(box) else y
     axes.text(x + 0.09, title, _title(box), fontsize=TITLE_SIZE, fontweight="bold", color=INK, ha="left", **common)
     axes.text(x + 0.09, y - 0.085, _ops(box), fontsize=OPS_SIZE, color=FAINT, ha="left", **common)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NO_MATPLOTLIB = "figures need matplotlib, which is not installed; run: pip install 'graphalign[demo]'"
+
 
 class GraphAlignError(Exception):
     """Base class of all errors raised by graphalign."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,26 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
         draw_layers(graph, tmp_path / "nowhere" / "layers.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_drawn_and_never_interpreted(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("a$_{x$y^", torch.nn.Linear(4, 5))
+            self.add_module("\u540d\u202e\U0001d54f" + "z" * 99, torch.nn.Linear(5, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for part in self.children():
+                x = part(x)
+            return x
+
+    draw_layers(neuron_graph(Net(), torch.zeros(2, 4)), tmp_path / "layers.png")
+    assert not recwarn.list
+
+
+def test_a_missing_matplotlib_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of("mlp_2")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InvalidInput, match=r"figures need matplotlib, which is not installed; run: pip install 'graphalign\[demo\]'"):
+        draw_layers(graph, tmp_path / "layers.png")

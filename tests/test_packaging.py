@@ -23,7 +23,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "errors": ("errors inputs vectorising", ""),
     "spec": ("spec spec_format plain_yaml group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
     "graph": ("graph hetero neuron_networkx pyg nodes operands features numbering moves input_nodes", "errors spec"),
-    "drawing": ("drawing layout", "errors spec graph"),
+    "drawing": ("drawing layout labels", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
     "encoder": ("encoder stacked cellwise codes program prior segments selection", "errors spec graph"),
@@ -39,7 +39,7 @@ ARROWS: dict[str, tuple[str, str]] = {
         "averaging moments repairable corrections repairing merging federated", "errors spec alignment evaluation methods align",
     ),
     "reports": (
-        "reports.*", "errors spec converters alignment evaluation activations align connectivity measures merging",
+        "reports.*", "errors spec drawing converters alignment evaluation activations align connectivity measures merging",
     ),
     "testing": ("testing", "errors spec graph converters assignment encoder aligner alignment"),
     "data": ("data.*", "errors"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphalign.curve import Curve, new_figure
-from graphalign.reports.labels import label
+from graphalign.labels import label
 from graphalign.reports.pair import CellReport, PairReport
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from graphalign.evaluation import Score
+from graphalign.labels import visible
 from graphalign.reports.figures import DRAWN_ROWS, in_style, units_note
-from graphalign.reports.labels import visible
 from graphalign.reports.pair import PairReport
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from graphalign.connectivity import barrier
 from graphalign.converters.trace import trace
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.files import save_state
+from graphalign.labels import label, visible
 from graphalign.reports import Report, alignment_report, merge_report
-from graphalign.reports.labels import label, visible
 
 pytest.importorskip("matplotlib")
 X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
