@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from graphalign.errors import InvalidInput
 from graphalign.files import INDEX, ORDER, AnyPath, atomic_write, load_state, read_metadata, save_state
-from graphalign.folders import atomic_folder
+from graphalign.folders import FOLDER, atomic_folder, ending_problem
 from graphalign.mapped import read_index
 
 NAMES = (
@@ -24,6 +23,8 @@ NAMES = (
 
 MERGE_REPORT = "merge_report.json"
 MODEL, WEIGHTS = "model.safetensors", ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+ENDINGS = (".safetensors", ".pt", ".pth", FOLDER)
+"""What a network is written to."""
 BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model's folder that belong to a network made of it too: configuration and tokeniser."""
 SHARD_BYTES = 5_000_000_000
@@ -122,9 +123,11 @@ def write_checkpoint(
         beside: a folder whose configuration and tokeniser go into a folder too.
 
     Raises:
-        InvalidInput: what is there may not be replaced, or the path cannot be written.
+        InvalidInput: another ending, what is there may not be replaced, or the path cannot be written.
     """
     target = Path(path)
+    if problem := ending_problem(target, ENDINGS):
+        raise InvalidInput(problem)
     if target.suffix in (".pt", ".pth"):
         with atomic_write(target, force=force) as draft:
             torch.save({key: tensor.detach().cpu().clone() for key, tensor in state.items()}, draft)
@@ -172,8 +175,3 @@ def write_shards(state: Mapping[str, Tensor], folder: Path, metadata: Mapping[st
     with atomic_write(folder / NAMES[1]) as draft:
         draft.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": {key: where[key] for key in state}}, indent=2), encoding="utf-8")
     return [*names, NAMES[1]]
-
-
-def is_folder_name(path: Path) -> bool:
-    """Whether `write_checkpoint` takes a path for a folder."""
-    return not re.search(r"\.(safetensors|pt|pth)$", path.name)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Values = NDArray[np.float64]
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings of pictures."""
 LINES = ({"color": "#d55e00", "linestyle": "--"}, {"color": "#009e73", "linestyle": "-."}, {"color": "#0072b2", "linestyle": "-"})
 """Lines of Okabe and Ito's colours that can be told apart without them; the last one for the last curve."""
 
@@ -188,8 +190,8 @@ def save_figure(figure: Any, path: AnyPath) -> None:
     Raises:
         InvalidInput: the ending is unknown, or the folder cannot be written.
     """
-    ending = Path(path).suffix.lower().lstrip(".")
-    if ending not in ("png", "svg", "pdf"):
+    ending = Path(path).suffix.lower()
+    if ending not in PICTURES:
         raise InvalidInput(f"{path}: found the ending '{Path(path).suffix}', expected .png, .svg or .pdf; choose one of these")
     with atomic_write(path, force=True) as temporary:
-        figure.savefig(temporary, format=ending, dpi=150)
+        figure.savefig(temporary, format=ending[1:], dpi=150)

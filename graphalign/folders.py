@@ -7,22 +7,30 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from graphalign.errors import InvalidInput
 
+FOLDER = ""
+"""Stands for folders among endings."""
+REPORTS = (".html", ".htm")
+"""Endings of a report."""
 FORCE = "pass force=True (--force) to replace it"
 
 
-def check_outputs(outputs: Mapping[str, Path], inputs: Sequence[Path], *, force: bool = False) -> None:
+def check_outputs(
+    outputs: Mapping[str, Path], inputs: Sequence[Path], *, force: bool = False, endings: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
     """Returns nothing if outputs can be written without touching an input; call it before any work.
 
     Args:
         outputs: files or folders by what they are called.
         inputs: all files that are read.
         force: existing outputs may be replaced; inputs may never be.
+        endings: that an output may have, by what it is called; `FOLDER` is one.
 
     Raises:
-        InvalidInput: lists every output that is an input or exists, two outputs of one path, and folders that cannot be written.
+        InvalidInput: lists every output of another ending, that is an input or exists, two outputs of one path, and folders that cannot be written.
     """
     problems = []
     seen: dict[Path, str] = {}
@@ -31,6 +39,9 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Sequence[Path], *, force:
         if where in seen:
             problems.append(f"{name}: {path} is the output of {seen[where]} too; choose different paths")
         seen[where] = name
+        if problem := ending_problem(path, endings.get(name, [path.suffix])):
+            problems.append(f"{name}: {problem}")
+            continue
         if touched := next((file for file in inputs if _same(path, file) or (path.is_dir() and _same(path, file.parent))), None):
             problems.append(f"{name}: {path} is where the input {touched} is, which is never changed; choose another path")
         elif path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
@@ -41,6 +52,21 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Sequence[Path], *, force:
             problems.append(f"{name}: the folder of {path} cannot be written; check its permissions or choose another path")
     if problems:
         raise InvalidInput("nothing was written:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def ending_problem(path: Path, endings: Sequence[str]) -> str:
+    """What is wrong with the ending of a path; empty if nothing is. The name of a folder has no ending of letters alone.
+
+    Args:
+        path: that will be written.
+        endings: that it may have; `FOLDER` is one.
+    """
+    folder = FOLDER in endings and (path.is_dir() or not path.suffix[1:].isalpha())
+    if (path.suffix and path.suffix in endings) or folder:
+        return ""
+    files = [ending for ending in endings if ending != FOLDER]
+    expected = " or ".join([*([", ".join(files)] if files else []), *(["the name of a folder"] if FOLDER in endings else [])])
+    return f"{path} ends in '{path.suffix}', expected {expected}; choose another path"
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -24,7 +24,7 @@ from graphalign.errors import InvalidInput
 from graphalign.evaluation import Loader, Score, evaluate
 from graphalign.example_inputs import example_of
 from graphalign.files import AnyPath, check_weights
-from graphalign.folders import atomic_folder, check_outputs
+from graphalign.folders import FOLDER, REPORTS, atomic_folder, check_outputs
 from graphalign.group import all_tensors
 from graphalign.measures import distance
 from graphalign.methods import configure
@@ -134,7 +134,8 @@ def merge_files(
     own, data = opened.fitting(own), opened.fitting(data)
     inputs = [file for checkpoint in opened.checkpoints for file in checkpoint.files]
     inputs += [Path(name) for name in (asked.data, asked.spec, recipe.repair.data, recipe.repair.reset_batch_norm) if name and Path(name).is_file()]
-    check_outputs({"the output": target, **({} if report is None else {"the report": Path(report)})}, inputs, force=force)
+    outputs = {"the output": target, **({} if report is None else {"the report": Path(report)})}
+    check_outputs(outputs, inputs, force=force, endings={"the output": (FOLDER,), "the report": REPORTS})
     for checkpoint in opened.checkpoints:
         check_weights(checkpoint.state, str(checkpoint.path))
     others = [i for i, weight in enumerate(recipe.weights) if weight and i != recipe.base]

@@ -32,6 +32,15 @@ def test_what_is_written_is_read_again(tmp_path: Path, path: str, shard_bytes: i
         write_checkpoint(state(), tmp_path / path)
 
 
+def test_folders_have_no_ending_of_letters_alone(tmp_path: Path) -> None:
+    for name in ("llama-3.1", "v2.0-chat", "plain"):
+        assert write_checkpoint(state(), tmp_path / name) == [tmp_path / name / "model.safetensors"]
+    (tmp_path / "there.txt").mkdir()
+    write_checkpoint(state(), tmp_path / "there.txt")
+    with pytest.raises(InvalidInput, match=r"x.ckpt ends in '.ckpt', expected .safetensors, .pt, .pth or the name of a folder"):
+        write_checkpoint(state(), tmp_path / "x.ckpt")
+
+
 def test_shards_of_an_earlier_result_do_not_stay(tmp_path: Path) -> None:
     write_checkpoint(state(), tmp_path / "x", shard_bytes=50)
     (tmp_path / "x" / "notes.txt").write_text("mine")

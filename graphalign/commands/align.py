@@ -59,20 +59,19 @@ def align(
     if out is None and permutations is None and report is None and not json:
         raise typer.BadParameter("found no output; pass --out B_ALIGNED.safetensors, --permutations P.safetensors or --report REPORT.html")
     with session(json, quiet, verbose) as say:
-        from graphalign.checkpoints import write_checkpoint
+        from graphalign.checkpoints import ENDINGS, write_checkpoint
         from graphalign.commands.opening import batches, files_of, open_all
         from graphalign.errors import InvalidInput
-        from graphalign.folders import check_outputs
+        from graphalign.folders import REPORTS, check_outputs
         from graphalign.measures import distance
         from graphalign.merged_files import checked_change
 
         outputs = {name: path for name, path in (("--out", out), ("--permutations", permutations), ("--report", report)) if path is not None}
-        if permutations is not None and permutations.suffix != ".safetensors":
-            raise InvalidInput(f"--permutations: found {permutations}, expected a path that ends in .safetensors")
         loader, training = batches(data, data_root, batch_size), batches(reset_batch_norm, data_root, batch_size, "train")
         opened = open_all(say, [a, b], arch, input, spec, loader, device, seed)
         loader, training = opened.fitting(loader), opened.fitting(training)
-        check_outputs(outputs, files_of(opened, spec, data, reset_batch_norm), force=force)
+        endings = {"--out": ENDINGS, "--permutations": (".safetensors",), "--report": REPORTS}
+        check_outputs(outputs, files_of(opened, spec, data, reset_batch_norm), force=force, endings=endings)
         stays = tuple(fixed or ())
         say.progress(f"aligning by {method}")
         found = opened.align(method=method, init=init, refine=refine or (), data=loader, loss=loss, seed=seed, fixed=stays, **options)

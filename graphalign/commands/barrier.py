@@ -49,14 +49,15 @@ def barrier(
         from graphalign.alignment import Alignment
         from graphalign.commands.opening import batches, files_of, open_all
         from graphalign.connectivity import barrier as measure
-        from graphalign.curve import plot_curves
+        from graphalign.curve import PICTURES, plot_curves
         from graphalign.folders import check_outputs
 
         loader, training = batches(data, data_root, batch_size), batches(reset_batch_norm, data_root, batch_size, "train")
         opened = open_all(out, [a, b], arch, input, None, loader, device, seed)
         loader, training = opened.fitting(loader), opened.fitting(training)
         assert loader is not None
-        check_outputs({} if plot is None else {"--plot": plot}, files_of(opened, data, reset_batch_norm, permutations), force=force)
+        inputs = files_of(opened, data, reset_batch_norm, permutations)
+        check_outputs({} if plot is None else {"--plot": plot}, inputs, force=force, endings={"--plot": PICTURES})
         first, second = opened.network(0), opened.network(1)
         networks = {"as they are": second}
         if permutations is not None:

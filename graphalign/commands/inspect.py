@@ -27,6 +27,8 @@ def inspect(
     """Show what a network holds and what in it may be permuted."""
     from graphalign.commands.session import session
 
+    if tensors and (plot or save_spec):
+        raise typer.BadParameter("found --plot or --save-spec beside it, which show what may move; leave one out", param_hint="--tensors")
     with session(json, quiet, verbose) as out:
         from graphalign.checkpoints import read_checkpoint
         from graphalign.commands.opening import files_of, open_all
@@ -35,14 +37,15 @@ def inspect(
             checkpoint = read_checkpoint(network)
             out.result(_content(checkpoint, listed=True), _text(checkpoint, listed=True))
             return
+        from graphalign.curve import PICTURES
         from graphalign.folders import check_outputs
         from graphalign.group import check_state
         from graphalign.spec_format import save_spec as write_spec
         from graphalign.spec_format import spec_to_dict
 
         opened = open_all(out, [network], arch, input, spec)
-        outputs = {name: path for name, path in (("the picture", plot), ("the spec", save_spec)) if path is not None}
-        check_outputs(outputs, files_of(opened, spec), force=force)
+        outputs = {name: path for name, path in (("--plot", plot), ("--save-spec", save_spec)) if path is not None}
+        check_outputs(outputs, files_of(opened, spec), force=force, endings={"--plot": PICTURES, "--save-spec": (".yaml", ".yml", ".json")})
         out.progress("tracing")
         found = opened.graph(tuple(fixed or ())) if opened.spec is None or plot is not None else None
         if found is not None:

@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from graphalign.recipes import Recipe
 
 RECIPES = (".yaml", ".yml")
+RECIPE_SAYS = (
+    "weight", "base", "dtype", "method", "init", "refine", "set", "arch", "input", "spec", "fixed", "align_data", "repair", "reset_batch_norm",
+    "loss", "seed",
+)  # fmt: skip
+"""Options that a recipe takes the place of."""
 
 
 def merge(
-    networks: Annotated[
+    context: typer.Context, networks: Annotated[
         list[Path], typer.Argument(metavar="CONFIG OUT | A B [C]...", help="A merge recipe and the folder of the result; or networks, with -o.", show_default=False)
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the result.", rich_help_panel=OUTPUT)] = None,
@@ -83,9 +88,7 @@ def merge(
         from graphalign.recipes import read_recipe, recipe_of
 
         if configured:
-            given = {"--weight": weight, "--dtype": dtype, "--init": init, "--refine": refine, "--set": set, "--arch": arch, "--input": input,
-                     "--spec": spec, "--fixed": fixed, "--align-data": align_data, "--repair": repair, "--reset-batch-norm": reset_batch_norm}  # fmt: skip
-            if unused := [name for name, value in given.items() if value]:
+            if unused := [f"--{name.replace('_', '-')}" for name in RECIPE_SAYS if _is_given(context, name)]:
                 raise InvalidInput(f"found {', '.join(unused)} beside a recipe; write it into {networks[0]}")
             recipe = read_recipe(networks[0])
         else:
@@ -104,6 +107,11 @@ def merge(
         say.result(done.to_dict(), _text(recipe, done, target))
         if report is not None:
             say.note(f"written: {report}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _text(recipe: Recipe, done: MergedFiles, target: Path) -> str:

@@ -61,6 +61,8 @@ class Session:
 @contextmanager
 def session(as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Iterator[Session]:
     """A session; whatever goes wrong in it becomes one message on standard error and exit code 1."""
+    if quiet and verbose:
+        raise typer.BadParameter("found both, expected one of them", param_hint="--quiet, --verbose")
     found = Session(as_json, quiet, verbose)
     try:
         yield found

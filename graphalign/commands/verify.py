@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphalign.commands.options import Arch, Fixed, Input, Json, Network, Quiet, Seed, Spec, Verbose
+from graphalign.commands.options import Arch, Device, Fixed, Input, Json, Network, Quiet, Seed, Spec, Verbose
 
 
 def verify(
@@ -17,7 +17,7 @@ def verify(
     ] = None,
     arch: Arch = None, input: Input = None, spec: Spec = None, fixed: Fixed = None, seed: Seed = 0,
     samples: Annotated[int, typer.Option(min=1, help="Random permutations that are tried.")] = 3,
-    json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+    device: Device = "cpu", json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Run a network before and after its units are permuted, in float64; exit code 1 if an output changes."""
     from graphalign.commands.session import session
@@ -27,7 +27,7 @@ def verify(
         from graphalign.same_function import FunctionChange, function_change
         from graphalign.verification import verify as largest_difference
 
-        opened = open_all(out, [network, *([] if aligned is None else [aligned])], arch, input, None, seed=seed)
+        opened = open_all(out, [network, *([] if aligned is None else [aligned])], arch, input, None, device=device, seed=seed)
         first, x = opened.network(0, any_function=True), opened.inputs(seed)
         out.progress("running")
         if aligned is not None:

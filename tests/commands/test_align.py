@@ -102,7 +102,9 @@ def test_outputs_are_never_replaced_by_mistake(run, folder):
         (("-o", "alias/../a.safetensors", "--force"), "is where the input"),
         (("-o", "x.safetensors", "--permutations", "x.safetensors"), "is the output of --out too"),
         (("-o", "missing/x.safetensors"), "the folder of missing/x.safetensors does not exist"),
-        (("--permutations", "p.txt"), "expected a path that ends in .safetensors"),
+        (("--permutations", "p.txt"), "--permutations: p.txt ends in '.txt', expected .safetensors; choose another path"),
+        (("-o", "x.bin"), "--out: x.bin ends in '.bin', expected .safetensors, .pt, .pth or the name of a folder"),
+        (("--report", "r.pdf"), "--report: r.pdf ends in '.pdf', expected .html, .htm"),
     ]
     names = sorted(file.name for file in folder.iterdir())
     for arguments, message in wrong:
@@ -136,4 +138,5 @@ def test_failures_are_one_message(run, folder):
 def test_wrong_usage(run):
     assert "found no output" in " ".join(run("align", "a.safetensors", "b.safetensors", code=2).stderr.replace("│", "").split())
     assert "KEY=VALUE" in run(*ALIGN, "--json", "--set", "restarts", code=2).stderr
+    assert "expected one of them" in run(*ALIGN, "--json", "-q", "-v", code=2).stderr
     run("align", "a.safetensors", code=2)

@@ -66,6 +66,7 @@ def test_wrong_usage(run):
     run(*LINE, code=2)
     run(*LINE, "--data", "digits", "--method", "weight", "--permutations", "p.safetensors", code=2)
     run(*LINE, "--data", "digits", "--points", "2", code=2)
+    assert "--plot: x.bmp ends in '.bmp', expected .png, .svg, .pdf" in run(*LINE, "--data", "digits", "--plot", "x.bmp", code=1).stderr
 
 
 def test_all_methods_on_one_pair(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from graphalign.spec_format import load_spec
@@ -41,6 +43,12 @@ def test_names_cannot_command_a_terminal(run, folder):
 def test_operators_without_a_rule_are_named(run, folder):
     torch.save({"first.weight": torch.ones(5, 64), "first.bias": torch.ones(5), "second.weight": torch.ones(3, 5), "second.bias": torch.ones(3)}, folder / "e.pt")
     assert "aten.sort" in run("inspect", "e.pt", "--arch", "nets.py:sums", code=1).stderr
+
+
+def test_pictures_and_specs_are_of_what_may_move(run):
+    for option, name, expected in (("--plot", "x.bmp", ".png, .svg, .pdf"), ("--save-spec", "x.toml", ".yaml, .yml, .json")):
+        assert f"{option}: {name} ends in '{Path(name).suffix}', expected {expected}" in run("inspect", "a.safetensors", option, name, code=1).stderr
+        assert "leave one out" in " ".join(run("inspect", "a.safetensors", "--tensors", option, name, code=2).stderr.replace("│", "").split())
 
 
 def test_what_cannot_be_inspected(run, folder):

@@ -175,5 +175,10 @@ def test_wrong_usage(run, folder):
     run("merge", "merge.yaml", code=2)
     run("merge", "a.safetensors", "b.safetensors", code=2)
     assert "found --dtype beside a recipe" in run("merge", "merge.yaml", "out", "--dtype", "float16", code=1).stderr
+    for arguments in (("--seed", "3"), ("--method", "gnn"), ("--base", "1"), ("--set", "restarts=3"), ("--align-data", "digits")):
+        assert f"found {arguments[0]} beside a recipe" in run("merge", "merge.yaml", "out", *arguments, code=1).stderr
+    for name in ("out.safetensors", "out.bin"):
+        assert f"'.{name.partition('.')[2]}', expected the name of a folder" in run("merge", "a.safetensors", "b.safetensors", "-o", name, code=1).stderr
+    assert "expected .html, .htm" in run("merge", "a.safetensors", "b.safetensors", "-o", "out", "--report", "r.pdf", code=1).stderr
     assert "--weight: found 1 for 2" in run("merge", "a.safetensors", "b.safetensors", "-o", "out", "--weight", "1", code=1).stderr
     assert "--base: found 3" in run("merge", "a.safetensors", "b.safetensors", "-o", "out", "--base", "3", code=1).stderr
