@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ class Nodes:
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.scale_ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.members: list[tuple[np.ndarray, np.ndarray]] = []
-        self.merged: list[np.ndarray] = []  # nodes for which another of their class has been taken, in the order of the entries
+        self.orders: list[np.ndarray] = []  # nodes of the entries of every operand, in the orders in which they may be read
         self.fixed: list[tuple[np.ndarray, str]] = []
         self.colours: list[tuple[np.ndarray, np.ndarray]] = []
         self.scale_fixed: list[np.ndarray] = []
@@ -34,6 +35,7 @@ class Nodes:
         self.grouped_axes: dict[tuple[str, int], tuple[Tensor, int]] = {}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self._salt = 0
+        self._ordered: set[tuple[int, int]] = set()
         self._canonical = np.zeros(0, dtype=np.int64)
         self._canonical_at = (-1, -1)
 
@@ -86,7 +88,6 @@ class Nodes:
         if (chosen != nodes).any():
             self.scale_ties.append((nodes, chosen))
             flat = core.numpy()
-            self.merged.append(flat[flat >= 0])
             where = np.searchsorted(nodes, flat.clip(min=nodes[0]))
             core = torch.from_numpy(np.ascontiguousarray(np.where(flat >= 0, chosen[where.clip(max=len(nodes) - 1)], flat)))
         return tighten(core.expand(shape))
@@ -163,14 +164,26 @@ class Nodes:
             self.colours.append((x[starts], np.add.reduceat(hashed, starts)))
 
     def touch(self, ids: Tensor, slot: int) -> None:
-        """The nodes among `ids` are operands of the current operator; units are interchangeable only if both are."""
+        """The nodes among `ids` are operands of the current operator, in this order; units are interchangeable only if theirs are alike."""
         core, _ = trim(ids)
+        self._keep_orders(tighten(ids))
         present, times = np.unique(core.numpy(), return_counts=True)
         keep = present >= 0
         self._salt += 1
         with np.errstate(over="ignore"):
             salt = np.uint64((self._salt << 20) + (slot << 16))
             self.colours.append((present[keep], mix(times[keep].astype(np.uint64) + salt)))
+
+    def _keep_orders(self, ids: Tensor) -> None:
+        """Adds the orders of nodes by all orders of the dimensions: whichever of them an operator reads one by one come first in some."""
+        core = trim(ids)[0].squeeze()
+        for dims in itertools.permutations(range(core.dim())):
+            flat = core.permute(dims).flatten().numpy()
+            order = flat[flat >= 0]
+            known = len(order), hash(order.tobytes())
+            if known not in self._ordered:
+                self._ordered.add(known)
+                self.orders.append(order)
 
     def combine(self, a: Tensor, b: Tensor, scale: bool = True) -> Tensor:
         """Ids of an entrywise operation on two activations; states which nodes meet which.

@@ -12,7 +12,7 @@ from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling
 from .domain import mix
 from .facts import Nodes
 from .partitions import classes
-from .parts import class_colours
+from .parts import class_colours, parts
 
 Axis = tuple[str, int]
 
@@ -32,6 +32,7 @@ class _Facts:
     """Facts per class of nodes; arrays are indexed by class."""
 
     of_node: np.ndarray
+    part: np.ndarray  # of each node
     count: int
     axes: dict[Axis, np.ndarray]
     groups: dict[Axis, int]
@@ -68,7 +69,8 @@ def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
     groups = dict.fromkeys(axes, 1)
     for axis, (inside, n) in nodes.grouped_axes.items():
         axes[axis], groups[axis] = of_node[inside.numpy()], n
-    colour = class_colours(nodes, of_node, system_starts)
+    part = parts(of_node, system_starts)
+    colour = class_colours(nodes, of_node, part, system_starts)
     signature, live = np.zeros(count, np.uint64), np.zeros(count, bool)
     with np.errstate(over="ignore"):
         for i, (_axis, labels) in enumerate(axes.items()):
@@ -76,7 +78,7 @@ def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
             signature[present] += mix(mix(np.full(len(present), i, np.uint64)) + times.astype(np.uint64))
     for ids in nodes.live:
         live[of_node[ids]] = True
-    facts = _Facts(of_node, count, axes, groups, signature, colour, live)
+    facts = _Facts(of_node, part, count, axes, groups, signature, colour, live)
     for ids, reason in nodes.fixed:
         for c in np.unique(of_node[ids]).tolist():
             facts.reasons.setdefault(c, reason)
@@ -163,11 +165,11 @@ def _cells(facts: _Facts, members: np.ndarray, nodes: Nodes) -> list[_Draft]:
         for draft in found:
             grouped.update(draft.units)
         drafts += found
-    stated: dict[int, set[int]] = {}  # blocks as the rules stated them: merged systems may cross each other elsewhere
+    stated: dict[int, set[tuple[int, int]]] = {}  # part and block, as the rules stated them: merged systems may cross each other elsewhere
     for units, raw in nodes.members:
-        for unit, block in zip(facts.of_node[units].tolist(), raw.tolist(), strict=True):
-            stated.setdefault(unit, set()).add(block)
-    plain: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for unit, part, block in zip(facts.of_node[units].tolist(), facts.part[units].tolist(), raw.tolist(), strict=True):
+            stated.setdefault(unit, set()).add((part, block))
+    plain: dict[tuple[int, tuple[tuple[int, int], ...]], list[int]] = {}
     for unit in np.flatnonzero(movable).tolist():
         if unit not in grouped:
             plain.setdefault((int(full[unit]), tuple(sorted(stated.get(unit, ())))), []).append(unit)

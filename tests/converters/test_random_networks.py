@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import nn
 
 from graphalign import NetworkSpec, UnsupportedNetwork, group, trace
 from graphalign.canonical import rescale
 from graphalign.verification import largest_change
-from tests.random_networks import RandomNetwork, random_network, spoiled
+from tests.random_networks import random_network, spoiled, tied_network
 
 SAME = 1e-10
 FEW, MANY, PART = 24, 1250, 50
 
 
-def judged(network: RandomNetwork, inputs: tuple[torch.Tensor, ...], spec: NetworkSpec, seed: int) -> float:
+def judged(network: nn.Module, inputs: tuple[torch.Tensor, ...], spec: NetworkSpec, seed: int) -> float:
     """The largest change of an output by permutations and by positive scales of units."""
     generator = torch.Generator().manual_seed(seed)
     worst = largest_change(network, inputs, spec, [group.random_element(spec, generator) for _ in range(2)])
@@ -30,11 +31,11 @@ def judged(network: RandomNetwork, inputs: tuple[torch.Tensor, ...], spec: Netwo
     return worst
 
 
-def check_supported(seeds: Sequence[int]) -> int:
+def check_supported(seeds: Sequence[int], make: Callable[[int], tuple[nn.Module, tuple[torch.Tensor, ...]]] = random_network) -> int:
     """How many of the networks have units that move; all of these are verified, and the rest say that nothing moves."""
     moving, faults = 0, []
     for seed in seeds:
-        network, inputs = random_network(seed)
+        network, inputs = make(seed)
         try:
             spec = trace(network, inputs)
         except UnsupportedNetwork as error:
@@ -73,6 +74,11 @@ def test_networks_whose_specs_once_claimed_too_much() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, FEW, 6))
+def test_random_networks_of_values_that_are_one_unit_keep_their_function(first: int) -> None:
+    assert check_supported(range(first, first + 6), tied_network) >= 3
+
+
+@pytest.mark.parametrize("first", range(0, FEW, 6))
 def test_random_networks_with_an_unsupported_operation_name_it(first: int) -> None:
     check_spoiled(range(first, first + 6))
 
@@ -81,6 +87,12 @@ def test_random_networks_with_an_unsupported_operation_name_it(first: int) -> No
 @pytest.mark.parametrize("first", range(0, MANY, PART))
 def test_many_random_networks_keep_their_function(first: int) -> None:
     assert check_supported(range(1000 + first, 1000 + first + PART)) >= 0.8 * PART  # of 25 times 50 at least 1,000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 1000, PART))
+def test_many_random_networks_of_values_that_are_one_unit_keep_their_function(first: int) -> None:
+    assert check_supported(range(1000 + first, 1000 + first + PART), tied_network) >= 0.6 * PART
 
 
 @pytest.mark.slow

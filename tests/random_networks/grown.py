@@ -68,11 +68,13 @@ class Growth:
         return places[-1 - min(int(self.rng.expovariate(0.7)), len(places) - 1)] if places else None
 
     def add(self, name: str, module: nn.Module, *inputs: int) -> bool:
-        """Whether the module has been added: it runs on these values and makes nothing too large."""
+        """Whether the module has been added: it runs on these values, and makes nothing too large and nothing that is no number."""
         try:
             with torch.no_grad():
                 value = module.eval()(*(self.values[i].clone() for i in inputs))
-        except (RuntimeError, ValueError):  # sizes that the operation does not take
+        except (RuntimeError, ValueError, UserWarning):  # sizes that the operation does not take
+            return False
+        if not bool(torch.isfinite(value).all()):  # NaN stays NaN whatever moves, and would hide every change
             return False
         if value.dim() not in (2, 3, 4) or value[0].numel() > LARGEST or 0 in value.shape or value.shape[0] != self.values[0].shape[0]:
             return False
