@@ -99,12 +99,12 @@ def _population(content: dict[str, Any], zoo: Path | None, data: Path | None, pr
     """The folder of the population; its test sections are generated if the configuration says how and there is none."""
     from graphalign.configuration import compose
     from graphalign.zoo.manifest import MANIFEST
+    from graphalign.zoo.plan import read_plan
     from graphalign.zoo.population import generate
-    from graphalign.zoo.sections import read_sections
 
     folder = zoo or Path(content.get("zoo") or "zoo")
     if content.get("population") and not (folder / MANIFEST).is_file():
-        sections = read_sections(compose("zoo", content["population"])["sections"])
+        sections = read_plan(compose("zoo", content["population"])).sections
         for section in sections:
             if section.split == "test":
                 generate(sections, folder, root=data, only=section.name, progress=progress)

@@ -57,8 +57,8 @@ def train_aligner(
     from graphalign.training.run import train as run_training
     from graphalign.training.settings import read_settings
     from graphalign.zoo.manifest import MANIFEST
+    from graphalign.zoo.plan import read_plan
     from graphalign.zoo.population import generate
-    from graphalign.zoo.sections import read_sections
     from graphalign.zoo.zoo import Zoo
 
     population, name = zoo or Path(content.pop("zoo", None) or "zoo"), content.pop("population", None)
@@ -69,7 +69,7 @@ def train_aligner(
     later = bool(getattr(rank_zero_only, "rank", 0))
     with progress_bar(hidden=quiet or later) as progress:
         if name and not (population / MANIFEST).is_file():
-            generate(read_sections(compose("zoo", name)["sections"]), population, root=data, progress=progress)
+            generate(read_plan(compose("zoo", name)).sections, population, root=data, progress=progress)
         command = " ".join(["graphalign train --config", config, *overrides])
         outcome = run_training(
             settings, Zoo.open(population), where, root=data, cache=cache, environment={"command": command, **environment()},

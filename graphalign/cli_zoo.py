@@ -11,7 +11,6 @@ import typer
 
 from graphalign.cli_options import Multirun
 from graphalign.cli_progress import progress_bar
-from graphalign.errors import InvalidInput
 
 SHARED = {"only", "part"}
 """Keys whose values divide one population: jobs that differ in them alone share its folder."""
@@ -48,20 +47,14 @@ def generate_networks(
     import torch
 
     from graphalign.experiments.results import output_folder
+    from graphalign.zoo.plan import read_plan
     from graphalign.zoo.population import generate
-    from graphalign.zoo.sections import read_sections
 
-    sections, part = read_sections(content.get("sections") or {}), _part(content.get("part") or "1/1")
-    where = output_folder((out if shared else folder) or content.get("folder") or "zoo")
+    plan = read_plan(content)
+    where = output_folder((out if shared else folder) or plan.folder)
     torch.set_num_threads(threads)
     with progress_bar(hidden=quiet) as progress:
-        groups = generate(sections, where, root=data, only=content.get("only"), part=part, device=device, progress=progress)
+        groups = generate(plan.sections, where, root=data, only=plan.only, part=plan.part, device=device, progress=progress)
     networks = sum(len(group.seeds) for group in groups)
     return f"{networks} networks in {len(groups)} groups: {where / 'manifest.json'}"
 
-
-def _part(text: str) -> tuple[int, int]:
-    first, slash, last = str(text).partition("/")
-    if not slash or not first.isdecimal() or not last.isdecimal():
-        raise InvalidInput(f"part: found {text!r}, expected i/n such as 1/2")
-    return int(first), int(last)

@@ -14,7 +14,7 @@ import yaml
 from graphalign.configuration import compose
 from graphalign.files import save_state
 from graphalign.spec_format import load_spec, spec_from_dict
-from graphalign.zoo.sections import read_sections
+from graphalign.zoo.plan import read_plan
 from tests.damaged.configs import bad_config, population, recipe, spec
 from tests.damaged.judge import error_of, error_of_command, faults
 from tests.damaged.sound import state
@@ -24,7 +24,7 @@ FEW, MANY, PART = 60, 1200, 100
 
 def read_population(path: Path) -> Any:
     """What the command zoo does with a configuration before it trains."""
-    return read_sections(compose("zoo", str(path)).get("sections") or {})
+    return read_plan(compose("zoo", str(path)))
 
 
 def actions(path: Path, folder: Path) -> dict[str, Callable[[], str | None]]:

@@ -15,6 +15,11 @@ from graphalign.zoo.networks import ACTIVATIONS, Shape, cnn, mlp, resnet, siren,
 KERNELS = (3, 5, 7)
 NORMS = ("none", "batch")
 STEMS = ("plain", "imagenet")
+MOST_UNITS = 1 << 16
+"""Widest layer of a design."""
+MOST_LAYERS = 1000
+"""Of a design; a residual block counts as one."""
+MOST_FREQUENCY = 1e6
 
 Widths = tuple[int, ...]
 
@@ -158,6 +163,11 @@ class ResNet(Design):
 
     def __post_init__(self) -> None:
         _check(self, {"repeats": (self.repeats,), "width": ((self.width,),)}, {"stem": STEMS, "activation": tuple(ACTIVATIONS)})
+        if self.width << (len(self.repeats) - 1) > MOST_UNITS or sum(self.repeats) > MOST_LAYERS:
+            raise InvalidInput(
+                f"design of family resnet: found width {self.width}, which {len(self.repeats)} stages double, and {sum(self.repeats)} blocks, "
+                f"expected at most {MOST_UNITS} channels and {MOST_LAYERS} blocks"
+            )
 
     @property
     def name(self) -> str:
@@ -187,8 +197,8 @@ class SIREN(Design):
 
     def __post_init__(self) -> None:
         _check(self, {"widths": (self.widths,)}, {})
-        if not self.frequency > 0:
-            raise InvalidInput(f"siren: frequency: found {self.frequency}, expected a number above 0")
+        if type(self.frequency) not in (int, float) or not 0 < self.frequency <= MOST_FREQUENCY:
+            raise InvalidInput(f"siren: frequency: found {self.frequency!r:.40}, expected a number above 0, at most {MOST_FREQUENCY:g}")
 
     @property
     def name(self) -> str:
@@ -237,9 +247,11 @@ def _plain(value: Any) -> Any:
 def _check(design: Design, widths: Mapping[str, Any], choices: Mapping[str, tuple[Any, ...]]) -> None:
     problems = []
     for field, rows in widths.items():
-        positive = all(isinstance(row, tuple) and row and all(type(w) is int and w > 0 for w in row) for row in rows)
-        if not positive or not (rows or field == "hidden"):
-            problems.append(f"{field}: found {getattr(design, field)!r}, expected whole numbers above 0")
+        right = all(isinstance(row, tuple) and row and all(type(w) is int and 0 < w <= MOST_UNITS for w in row) for row in rows)
+        if not right or not (rows or field == "hidden"):
+            problems.append(f"{field}: found {getattr(design, field)!r:.200}, expected whole numbers from 1 to {MOST_UNITS}")
+        elif sum(map(len, rows)) > MOST_LAYERS:
+            problems.append(f"{field}: found {sum(map(len, rows))} layers, expected at most {MOST_LAYERS}")
     for field, allowed in choices.items():
         found = getattr(design, field)
         if found not in allowed:

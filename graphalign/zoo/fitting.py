@@ -23,6 +23,8 @@ DENSE = ("mlp", "siren")
 """Families whose matrix products are batched over networks on a CPU too; convolutions are faster there one network after the other."""
 AT_ONCE = {"cpu": 8, "cuda": 32}
 """Networks trained at once by type of device: more need more memory and are not faster."""
+MOST_PARAMETERS = 10**9
+"""Of one network: training holds them four times, in 32 bits."""
 
 
 def fit_many(
@@ -43,12 +45,15 @@ def fit_many(
         dtype: floating-point type of images and weights.
 
     Raises:
-        InvalidInput: design and recipe do not fit, the images are too small for the design or too few for a batch.
+        InvalidInput: design and recipe do not fit, the images are too small for the design or too few for a batch, or the design has
+            more than MOST_PARAMETERS on such images.
     """
     if problems := misfits(design, recipe):
         raise InvalidInput("\n".join(problems))
     if recipe.batch > len(images.x):
         raise InvalidInput(f"recipe: batch: found {recipe.batch}, expected at most the {len(images.x)} training inputs; lower it")
+    if (size := sum(p.numel() for p in _blank(design, images).parameters())) > MOST_PARAMETERS:
+        raise InvalidInput(f"{design.name:.200}: found {size} parameters on images of {images.shape}, expected at most {MOST_PARAMETERS}; lower the widths")
     device = torch.device(device)
     together = AT_ONCE.get(device.type, 8) if device.type != "cpu" or design.family in DENSE else 1
     x, y = _place(images.x, device, dtype), _place(images.y, device, dtype)
@@ -155,11 +160,15 @@ def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _drawn(design: Design, recipe: Recipe, images: Images, generator: Generator) -> nn.Module:
-    with torch.device("meta"):
-        network = design.build(images.shape, images.classes)
-    network = network.to_empty(device="cpu")
+    network = _blank(design, images).to_empty(device="cpu")
     initialise(network, recipe.initialisation, generator)
     return network
+
+
+def _blank(design: Design, images: Images) -> nn.Module:
+    """The network without memory for its parameters."""
+    with torch.device("meta"):
+        return design.build(images.shape, images.classes)
 
 
 def _gather(tensor: Tensor, index: Tensor) -> Tensor:

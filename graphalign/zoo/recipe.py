@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from graphalign.data import IMAGES
 from graphalign.errors import InvalidInput
 from graphalign.zoo.augmentation import AUGMENTATIONS
 from graphalign.zoo.initialisation import INITIALISATIONS
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
+MOST_IMAGES = 1 << 31
+MOST_EPOCHS = 1_000_000
+MOST_RATE = 1e6
+"""Largest learning rate and weight decay."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{field}: found {getattr(self, field)!r}, expected {expected}"
+            f"{field}: found {getattr(self, field)!r:.60}, expected {expected}"
             for field, right, expected in (
-                ("data", isinstance(self.data, str) and self.data, "the name of a data set"),
-                ("images", self.images is None or _counts(self.images, 1), "a whole number above 0, or null for all"),
-                ("epochs", _counts(self.epochs, 1), "a whole number above 0"),
-                ("batch", _counts(self.batch, 1), "a whole number above 0"),
-                ("rate", _is_number(self.rate) and self.rate > 0, "a number above 0"),
-                ("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "a number of at least 0"),
-                ("signal", self.signal is None or _counts(self.signal, 0), "the number of a training image, or null"),
+                ("data", isinstance(self.data, str) and self.data in IMAGES, f"one of {', '.join(IMAGES)}"),
+                ("images", self.images is None or _counts(self.images, 1, MOST_IMAGES), f"a whole number from 1 to {MOST_IMAGES}, or null for all"),
+                ("epochs", _counts(self.epochs, 1, MOST_EPOCHS), f"a whole number from 1 to {MOST_EPOCHS}"),
+                ("batch", _counts(self.batch, 1, MOST_IMAGES), f"a whole number from 1 to {MOST_IMAGES}"),
+                ("rate", _measures(self.rate) and self.rate > 0, f"a number above 0, at most {MOST_RATE:g}"),
+                ("weight_decay", _measures(self.weight_decay), f"a number from 0 to {MOST_RATE:g}"),
+                ("signal", self.signal is None or _counts(self.signal, 0, MOST_IMAGES), f"the number of a training image, at most {MOST_IMAGES}, or null"),
                 ("optimiser", self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
                 ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-                ("initialisation", self.initialisation in INITIALISATIONS, f"one of {', '.join(INITIALISATIONS)}"),
-                ("augmentation", self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+                ("initialisation", self.initialisation in tuple(INITIALISATIONS), f"one of {', '.join(INITIALISATIONS)}"),
+                ("augmentation", self.augmentation in tuple(AUGMENTATIONS), f"one of {', '.join(AUGMENTATIONS)}"),
             )
             if not right
         ]
@@ -94,9 +99,9 @@ def from_json(content: Mapping[str, Any]) -> Recipe:
     return Recipe(**content)
 
 
-def _counts(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+def _counts(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _measures(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MOST_RATE

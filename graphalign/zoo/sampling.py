@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from graphalign.errors import InvalidInput
-from graphalign.zoo.design import CNN, MLP, SIREN, VGG, Design, ResNet, Widths
+from graphalign.zoo.design import CNN, MLP, MOST_LAYERS, SIREN, VGG, Design, ResNet, Widths
 from graphalign.zoo.recipe import Recipe
+
+T = TypeVar("T")
 
 
 class Draws:
@@ -33,8 +35,8 @@ class Draws:
         problems = [
             f"found the field {k!r}, expected some of {', '.join(defaults)}" for k in specifications if k not in defaults
         ] + [
-            f"{k}: found {v!r}, expected a value, a list of values or {{low, high, step}} with 0 < low <= high and a multiple of step "
-            "between them" for k, v in specifications.items() if not _makes_sense(v)
+            f"{k}: found {v!r:.200}, expected a value, a list of values or {{low, high, step}} with 0 < low <= high <= {MOST:g} and a multiple "
+            "of step between them" for k, v in specifications.items() if not _makes_sense(v)
         ]  # fmt: skip
         if problems:
             raise InvalidInput("\n".join(problems))
@@ -52,9 +54,21 @@ def _makes_sense(specification: Any) -> bool:
     if not isinstance(specification, Mapping):
         return True
     low, high, step = (specification.get(k) for k in ("low", "high", "step"))
-    if specification.keys() - {"low", "high", "step"} or not isinstance(low, int | float) or not isinstance(high, int | float):
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or bool in (type(low), type(high)):
         return False
-    return 0 < low <= high and (step is None or (type(step) is int and step > 0 and high // step * step >= low))
+    if specification.keys() - {"low", "high", "step"}:
+        return False
+    return 0 < low <= high <= MOST and (step is None or (type(step) is int and step > 0 and high // step * step >= low))
+
+
+def _extremes(specification: Any) -> list[Any]:
+    """Every value of a list, the least and the greatest of a range, or the one value: if they are right, so is all that is drawn."""
+    if isinstance(specification, list | tuple):
+        return list(specification)
+    if not isinstance(specification, Mapping):
+        return [specification]
+    low, high, step = float(specification["low"]), float(specification["high"]), specification.get("step")
+    return [low, high] if step is None else [math.ceil(low / step) * step, math.floor(high / step) * step]
 
 
 def _stream(specification: Any, random: Random) -> Iterator[Any]:
@@ -92,9 +106,9 @@ def _widths(draw: Draws) -> Widths:
         return tuple(given)
     depth, profile = _count(draw, "depth"), draw("profile")
     if profile not in PROFILES:
-        raise InvalidInput(f"profile: found {profile!r}, expected one of {', '.join(PROFILES)}")
+        raise InvalidInput(f"profile: found {profile!r:.40}, expected one of {', '.join(PROFILES)}")
     widths = (draw("width"),) * depth if profile == "constant" else tuple(draw("width") for _ in range(depth))
-    return tuple(sorted(widths)) if profile == "rising" else widths
+    return tuple(sorted(widths)) if profile == "rising" and all(type(width) is int for width in widths) else widths
 
 
 def _vgg(draw: Draws) -> Design:
@@ -104,7 +118,8 @@ def _vgg(draw: Draws) -> Design:
     return VGG(stages, hidden, draw("pool"), draw("norm"), draw("activation"))
 
 
-MOST_LAYERS = 1000
+MOST = 1e9
+"""Largest bound of a range."""
 PROFILES = ("constant", "free", "rising")
 WIDTHS = {"widths": None, "depth": 3, "width": 32, "profile": "constant"}
 SAMPLERS: dict[str, tuple[Mapping[str, Any], Callable[[Draws], Design]]] = {
@@ -131,7 +146,7 @@ RECIPE: dict[str, Any] = {f.name: None if f.default is MISSING else f.default fo
 
 
 def designs(specifications: Mapping[str, Any], seed: str) -> Iterator[Design]:
-    """An endless stream of designs of a family.
+    """An endless stream of designs of a family; what may be drawn is checked first, whether or not it will be.
 
     Args:
         specifications: "family", and specifications of its fields, see `SAMPLERS` and `Draws`.
@@ -142,16 +157,13 @@ def designs(specifications: Mapping[str, Any], seed: str) -> Iterator[Design]:
     """
     given = dict(specifications)
     family = given.pop("family", None)
-    if family not in SAMPLERS:
-        raise InvalidInput(f"family: found {family!r}, expected one of {', '.join(SAMPLERS)}")
-    defaults, make = SAMPLERS[family]
-    draw = Draws(given, defaults, seed)
-    while True:
-        yield make(draw)
+    if not isinstance(family, str) or family not in SAMPLERS:
+        raise InvalidInput(f"family: found {family!r:.40}, expected one of {', '.join(SAMPLERS)}")
+    return _stream_of(given, *SAMPLERS[family], seed)
 
 
 def recipes(specifications: Mapping[str, Any], seed: str) -> Iterator[Recipe]:
-    """An endless stream of recipes.
+    """An endless stream of recipes, checked as `designs` are.
 
     Args:
         specifications: of fields of `Recipe`, see `Draws`; "data" must be among them.
@@ -160,6 +172,15 @@ def recipes(specifications: Mapping[str, Any], seed: str) -> Iterator[Recipe]:
     Raises:
         InvalidInput: an unknown field, or a recipe that cannot be.
     """
-    draw = Draws(specifications, RECIPE, seed)
+    return _stream_of(specifications, RECIPE, lambda draw: Recipe(**{field: draw(field) for field in RECIPE}), seed)
+
+
+def _stream_of(given: Mapping[str, Any], defaults: Mapping[str, Any], make: Callable[[Draws], T], seed: str) -> Iterator[T]:
+    draw = Draws(given, defaults, seed)
+    extremes = {field: _extremes(specification) for field, specification in given.items()}
+    usual = {field: values[:1] for field, values in extremes.items()}
+    for field, values in extremes.items():
+        for value in values:
+            make(Draws({**usual, field: [value]}, defaults, seed))
     while True:
-        yield Recipe(**{field: draw(field) for field in RECIPE})
+        yield make(draw)

@@ -15,7 +15,11 @@ from graphalign.zoo.sampling import RECIPE, Draws, designs, recipes
 
 SPLITS = ("train", "validation", "test")
 MOST = 1 << 31
-"""Largest number that a section may name."""
+"""Largest seed that a section may name."""
+MOST_NETWORKS = 100_000
+"""Of a section; what is drawn for it is held in memory."""
+LONGEST = 200
+"""Bytes of the name of a group: with what writing adds to it, file systems take no more than 255."""
 TRIES = 1000
 """Draws in a row that may repeat earlier ones before the ranges count as exhausted."""
 KEYS = ("split", "design", "recipe", "designs", "seeds", "first_seed", "designs_of", "unlike", "seed")
@@ -56,6 +60,8 @@ def read_sections(content: Mapping[str, Any]) -> list[Section]:
         InvalidInput: lists everything that is wrong, with the section it is in; also networks (design, recipe and seed) that
             belong to more than one section.
     """
+    if not isinstance(content, Mapping):
+        raise InvalidInput(f"sections: found {content!r:.40}, expected a mapping of sections by name")
     sections: dict[str, Section] = {}
     problems: list[str] = []
     for name, entry in content.items():
@@ -81,41 +87,62 @@ def overlaps(groups: list[tuple[str, Design, Recipe, tuple[int, ...]]]) -> list[
             if owner != section:
                 found.setdefault((owner, section, design.name, recipe.name), []).append(seed)
     return [
-        f"{second}: {design} with {recipe} and the seeds {seeds} is in {first} too; change first_seed of one of them"
+        f"{second}: {design} with {recipe} and the seeds {seeds!s:.200} is in {first} too; change first_seed of one of them"
         for (first, second, design, recipe), seeds in found.items()
     ]
 
 
 def _section(name: str, entry: Any, earlier: Mapping[str, Section]) -> Section:
     if not isinstance(entry, Mapping):
-        raise InvalidInput(f"found {entry!r}, expected a mapping with the keys {', '.join(KEYS)}")
-    problems = [f"found the key {key!r}, expected some of {', '.join(KEYS)}" for key in entry if key not in KEYS]
-    problems += [] if name.isidentifier() else ["found a name that cannot be that of a folder, expected letters, digits and _"]
-    problems += [] if entry.get("split") in SPLITS else [f"split: found {entry.get('split')!r}, expected one of {', '.join(SPLITS)}"]
-    referring = "designs_of" in entry
-    for key, least, optional in (("seeds", 1, False), ("designs", 1, referring), ("first_seed", 0, True), ("seed", 0, True)):
-        value = entry.get(key)
-        if not (optional and value is None) and not (type(value) is int and least <= value <= MOST):
-            problems.append(f"{key}: found {value!r:.40}, expected a whole number from {least} to {MOST}")
-    for key in ("design", "recipe"):
-        if not isinstance(entry.get(key, {}), Mapping) or (key not in entry and not referring):
-            problems.append(f"{key}: found {entry.get(key)!r}, expected a mapping of its fields")
-    problems += ["found both design and designs_of, expected one of them"] if referring and "design" in entry else []
-    for other in [*_names(entry.get("unlike")), *_names(entry.get("designs_of"))]:
-        if other not in earlier:
-            problems.append(f"found a reference to {other!r}, expected a section above: {', '.join(earlier) or 'there is none'}")
-    if problems:
+        raise InvalidInput(f"found {entry!r:.200}, expected a mapping with the keys {', '.join(KEYS)}")
+    if problems := list(_problems(name, entry, earlier)):
         raise InvalidInput("\n".join(problems))
-    key, first = f"{entry.get('seed', 0)}/{name}", entry.get("first_seed", 0)
-    if referring:
+    key, first = f"{entry.get('seed') or 0}/{name}", entry.get("first_seed") or 0
+    if "designs_of" in entry:
         members = _members_of(earlier[entry["designs_of"]], entry, key)
     else:
         known = {design.name for other in _names(entry.get("unlike")) for design, _ in earlier[other].members}
         members = _distinct(entry, key, known)
     problems = [problem for design, recipe in members for problem in misfits(design, recipe)]
+    problems += [
+        f"{title[:60]}...: found a name of {len(title.encode())} bytes, expected at most {LONGEST}; use fewer layers"
+        for title in (f"{design.name}_{recipe.name}" for design, recipe in members) if len(title.encode()) > LONGEST
+    ]  # fmt: skip
     if problems:
         raise InvalidInput("\n".join(problems))
     return Section(name, entry["split"], tuple(members), tuple(range(first, first + entry["seeds"])))
+
+
+def _problems(name: Any, entry: Mapping[str, Any], earlier: Mapping[str, Section]) -> Iterator[str]:
+    """What is wrong with the entries of a section, apart from its ranges."""
+    yield from (f"found the key {key!r:.40}, expected some of {', '.join(KEYS)}" for key in entry if key not in KEYS)
+    if not isinstance(name, str) or not name.isidentifier() or len(name.encode()) > LONGEST:
+        yield f"found a name that cannot be that of a folder, expected letters, digits and _, at most {LONGEST}"
+    if entry.get("split") not in SPLITS:
+        yield f"split: found {entry.get('split')!r:.40}, expected one of {', '.join(SPLITS)}"
+    referring, source = "designs_of" in entry, entry.get("designs_of")
+    counts = (("seeds", 1, MOST_NETWORKS, False), ("designs", 1, MOST_NETWORKS, referring), ("first_seed", 0, MOST, True), ("seed", 0, MOST, True))
+    wrong = [
+        f"{key}: found {value!r:.40}, expected a whole number from {least} to {most}" for key, least, most, optional in counts
+        if not ((value := entry.get(key)) is None and optional) and not (type(value) is int and least <= value <= most)
+    ]  # fmt: skip
+    yield from wrong
+    all_of_them = len(earlier[source].members) if isinstance(source, str) and source in earlier else 1
+    if not wrong and (asked := entry["seeds"] * (entry.get("designs") or all_of_them)) > MOST_NETWORKS:
+        yield f"found {asked} networks (designs times seeds), expected at most {MOST_NETWORKS}; divide the section"
+    for key in ("design", "recipe"):
+        if not isinstance(entry.get(key, {}), Mapping) or (key not in entry and not referring):
+            yield f"{key}: found {entry.get(key)!r:.200}, expected a mapping of its fields"
+    if referring and "design" in entry:
+        yield "found both design and designs_of, expected one of them"
+    if referring and not isinstance(source, str):
+        yield f"designs_of: found {source!r:.40}, expected the name of a section above"
+    elif not isinstance(entry.get("unlike") or [], str | list | tuple):
+        yield f"unlike: found {entry['unlike']!r:.40}, expected names of sections above"
+    else:
+        for other in [*_names(entry.get("unlike")), *_names(source)]:
+            if not isinstance(other, str) or other not in earlier:
+                yield f"found a reference to {other!r:.40}, expected a section above: {', '.join(earlier) or 'there is none'}"
 
 
 def _names(value: Any) -> list[str]:
@@ -123,11 +150,13 @@ def _names(value: Any) -> list[str]:
 
 
 def _members_of(other: Section, entry: Mapping[str, Any], key: str) -> list[tuple[Design, Recipe]]:
-    count = entry.get("designs", len(other.members))
+    count = entry.get("designs") or len(other.members)
     if count > len(other.members):
         raise InvalidInput(f"designs: found {count}, expected at most the {len(other.members)} of {other.name}")
-    draw = Draws(entry.get("recipe", {}), RECIPE, f"{key}/recipe")
-    return [(d, replace(r, **{field: draw(field) for field in entry.get("recipe", {})})) for d, r in other.members[:count]]
+    changed = entry.get("recipe", {})
+    next(recipes({**other.members[0][1].to_json(), **changed}, key))  # says what is wrong with any value, drawn or not
+    draw = Draws(changed, RECIPE, f"{key}/recipe")
+    return [(d, replace(r, **{field: draw(field) for field in changed})) for d, r in other.members[:count]]
 
 
 def _distinct(entry: Mapping[str, Any], key: str, known: set[str]) -> list[tuple[Design, Recipe]]:

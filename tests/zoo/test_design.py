@@ -55,6 +55,12 @@ def test_every_field_is_in_the_name():
         ({"family": "cnn", "channels": [3], "kernel": 4}, "kernel: found 4, expected one of 3, 5, 7"),
         ({"family": "vgg", "stages": []}, r"stages: found \(\), expected whole numbers"),
         ({"family": "siren", "widths": [3], "frequency": 0}, "frequency: found 0, expected a number above 0"),
+        ({"family": "siren", "widths": [3], "frequency": "30"}, "frequency: found '30', expected a number above 0"),
+        ({"family": "mlp", "widths": [8, 65_537]}, r"widths: found \(8, 65537\), expected whole numbers from 1 to 65536"),
+        ({"family": "mlp", "widths": [8] * 1001}, "widths: found 1001 layers, expected at most 1000"),
+        ({"family": "vgg", "stages": [[8] * 600] * 2}, "stages: found 1200 layers, expected at most 1000"),
+        ({"family": "resnet", "repeats": [1] * 4, "width": 8193}, "found width 8193, which 4 stages double.*expected at most 65536 channels"),
+        ({"family": "resnet", "repeats": [600, 401], "width": 8}, "and 1001 blocks, expected .* 1000 blocks"),
     ],
 )
 def test_a_design_that_cannot_be_is_refused(content, message):

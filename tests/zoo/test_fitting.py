@@ -130,6 +130,7 @@ def test_images_are_left_as_they_are(digits):
         (SIREN((4,)), RECIPE, "signal: found None, expected the number of(?s:.*)initialisation: found 'he', expected 'siren'"),
         (MLP((4,)), replace(RECIPE, batch=300), "batch: found 300, expected at most the 200 training inputs"),
         (CNN((4,) * 4), RECIPE, "found images of 8x8"),
+        (MLP((65_536,) * 2), RECIPE, r"mlp-65536-65536-relu: found 4[0-9]{9} parameters on images of \(1, 8, 8\), expected at most 1000000000"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(digits, design, recipe, message):

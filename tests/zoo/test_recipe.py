@@ -32,6 +32,19 @@ def test_everything_wrong_is_reported_at_once():
         assert re.search(rf"- {field}: found (-1|''), expected", str(error.value)), field
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("data", "../digits", "one of digits, mnist"), ("images", 1 << 32, "a whole number from 1 to 2147483648"), ("epochs", 10**30, "from 1 to 1000000"),
+        ("batch", 10**30, "from 1 to 2147483648"), ("rate", 10**400, "above 0, at most 1e\\+06"), ("rate", float("inf"), "above 0, at most"),
+        ("weight_decay", float("nan"), "a number from 0 to 1e"), ("signal", 10**30, "at most 2147483648"), ("initialisation", ["he"], "one of he"),
+    ],
+)  # fmt: skip
+def test_values_out_of_all_bounds_are_refused(field, value, expected):
+    with pytest.raises(InvalidInput, match=f"{field}: found .*, expected .*{expected}"):
+        Recipe(**{"data": "digits", field: value})
+
+
 def test_unknown_and_missing_fields_are_named():
     with pytest.raises(InvalidInput, match=r"found the fields \['lr'\], expected some of"):
         from_json({"data": "digits", "lr": 1})

@@ -60,6 +60,27 @@ def test_unknown_fields_are_refused():
         next(designs({"family": "mlp", "profile": "wavy"}, "s"))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"widths": [[8, 8], [8, 0]]}, r"widths: found \(8, 0\)"),
+        ({"depth": [1, 10**30]}, "depth: found 1000000000000000000000000000000, expected a whole number from 0 to 1000"),
+        ({"depth": 2, "profile": "rising", "width": [8, [[]]]}, "widths: found"),
+        ({"depth": 2, "width": {"low": 8, "high": 10**6, "step": 8}}, r"widths: found \(1000000, 1000000\)"),
+        ({"width": {"low": 8, "high": 10**400, "step": 8}}, "low <= high <= 1e\\+09"),
+        ({"activation": ["relu", {}]}, "activation: found {}"),
+    ],
+)
+def test_what_may_be_drawn_is_checked_before_it_is(given, message):
+    with pytest.raises(InvalidInput, match=message):
+        next(designs({"family": "mlp", **given}, "s"))
+
+
+def test_every_value_of_a_recipe_is_checked_before_it_is_drawn():
+    with pytest.raises(InvalidInput, match="epochs: found 0, expected"):
+        next(recipes({"data": "digits", "epochs": [*range(1, 50), 0]}, "s"))
+
+
 @pytest.mark.parametrize("family", SAMPLERS)
 def test_every_family_has_defaults(family):
     assert next(designs({"family": family}, "s")).family == family

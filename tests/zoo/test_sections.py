@@ -72,6 +72,15 @@ def test_seed_changes_the_draws():
         ("in_distribution", {"designs": 9}, "in_distribution: designs: found 9, expected at most the 3 of train"),
         ("train", {"designs": 999}, "train: designs: found [0-9]+ different ones, expected 999; lower designs"),
         ("signals", {"recipe": {"data": "digits", "epochs": [1, 2]}}, "signals: recipe .* of siren-8-w30: signal: found None, expected the number"),
+        ("train", {"designs": 10**30}, "train: designs: found 10{30}, expected a whole number from 1 to 100000"),
+        ("train", {"designs": 10_000, "seeds": 11}, r"train: found 110000 networks \(designs times seeds\), expected at most 100000; divide the section"),
+        ("in_distribution", {"designs": None, "seeds": 50_000}, "in_distribution: found 150000 networks"),
+        ("in_distribution", {"recipe": {"epochs": [2, 3, 0]}}, "in_distribution: epochs: found 0, expected"),
+        ("in_distribution", {"designs_of": ["train"]}, r"in_distribution: designs_of: found \['train'\], expected the name of a section above"),
+        ("train", {"unlike": 4.5}, "train: unlike: found 4.5, expected names of sections above"),
+        ("train", {"unlike": [{}]}, "train: found a reference to {}, expected a section above"),
+        ("train", {"design": {"family": ["mlp"]}}, r"train: family: found \['mlp'\], expected one of mlp"),
+        ("train", {"designs": 1, "design": {"family": "mlp", "depth": 200}}, "train: mlp-32-32.*: found a name of .* bytes, expected at most 200; use fewer"),
         ("in_distribution", {"first_seed": 2}, r"in_distribution: mlp-.* the seeds \[2\] is in train too; change first_seed"),
     ],
 )
@@ -89,3 +98,5 @@ def test_everything_wrong_is_reported_at_once():
         read_sections(content)
     with pytest.raises(InvalidInput, match="found no sections"):
         read_sections({})
+    with pytest.raises(InvalidInput, match=r"sections: found \[3\], expected a mapping of sections by name"):
+        read_sections([3])
