@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from graphalign.errors import InvalidInput
+
+MOST = (1 << 63) - 1
+"""Most entries of a tensor, and most units of a kind: what 64 bits count."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,9 @@ def _problems(spec: NetworkSpec) -> Iterator[str]:
             yield f"group '{name}' joins cells with different numbers of blocks: " + ", ".join(
                 f"{cell.name} has {cell.blocks}" for cell in cells
             )
+    for tensor, sizes in spec.shapes.items():
+        if min(sizes, default=0) < 0 or math.prod(sizes) > MOST:
+            yield f"'{tensor}': found shape {sizes!s:.80}, expected dimensions of at least 0 and at most {MOST} entries"
     seen: set[tuple[str, int]] = set()
     for layout in spec.axes:
         where = f"axis {layout.axis} of '{layout.tensor}'"
@@ -286,8 +293,8 @@ def _problems(spec: NetworkSpec) -> Iterator[str]:
             elif not _equally_often(layout, found):
                 yield f"{where}: the units of '{found.name}' do not all appear equally often"
     for fixed in spec.fixed:
-        if fixed.count < 1:
-            yield f"fixed units of '{fixed.name}': found count {fixed.count}, expected 1 or more"
+        if not 1 <= fixed.count <= MOST:
+            yield f"fixed units of '{fixed.name}': found count {fixed.count!s:.40}, expected 1 to {MOST}"
     for rescaling in spec.rescalings:
         if rescaling.cell not in spec.by_name:
             yield f"a rescaling names the unknown cell '{rescaling.cell}'"

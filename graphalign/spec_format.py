@@ -134,6 +134,8 @@ def spec_from_dict(data: Any) -> NetworkSpec:
         buffers=tuple(root.texts("buffers")),
     )
     root.finish()
+    if idle := [cell.name for cell in spec.cells if not spec.axes_of_cell[cell.name]]:
+        raise InvalidInput(f"cells: found {', '.join(idle)[:200]}, whose units are on no axis; pass a file written by save_spec")
     return spec
 
 

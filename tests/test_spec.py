@@ -66,8 +66,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "negative start": (replace_first_axis(Segment("a", -1, 3)), "has a negative start or count, or a repeat below 1"),
     "repeat": (replace_first_axis(Segment("a", 0, 3, 0)), "has a negative start or count, or a repeat below 1"),
     "count of fixed units": (
-        lambda p: p.update(fixed=(FixedUnits("a", -3, "output"),)), "fixed units of 'a': found count -3, expected 1 or more",
+        lambda p: p.update(fixed=(FixedUnits("a", -3, "output"),)), "fixed units of 'a': found count -3, expected 1 to 9223372036854775807",
     ),
+    "more fixed units than can be": (lambda p: p.update(fixed=(FixedUnits("a", 1 << 63, "output"),)), "fixed units of 'a': found count 9223372036854775808"),
+    "negative shape": (lambda p: p["shapes"].update(z=(-1, 2)), r"'z': found shape \(-1, 2\), expected dimensions of at least 0 and at most"),
+    "shape beyond memory": (lambda p: p["shapes"].update(z=(1 << 32, 1 << 31)), r"'z': found shape \(4294967296, 2147483648\), expected"),
     "unknown cell": (replace_first_axis(Segment("z", 0, 3)), "axis 0 of 'a.weight' names the unknown cell 'z'"),
     "too many units": (replace_first_axis(Segment("a", 1, 3)), "uses unit 3 of 'a', which has 3"),
     "uneven": (replace_first_axis(Segment("a", 0, 2), Segment("a", 0, 1)), "the units of 'a' do not all appear equally often"),
