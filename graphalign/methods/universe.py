@@ -21,7 +21,7 @@ from graphalign.methods.frank_wolfe import frank_wolfe, soften
 from graphalign.methods.joint_objective import joint_objective, place
 from graphalign.methods.merge_many import merge_many
 from graphalign.methods.problem import Problem, Solution
-from graphalign.methods.weight import Weight
+from graphalign.methods.weight import MAX_RESTARTS, Weight
 from graphalign.spec import NetworkSpec
 from graphalign.weight_costs import matched_tensors
 
@@ -79,7 +79,7 @@ class Universe:
             random elements; "merge_many": what MergeMany finds from weight matching, for Frank-Wolfe only.
         softness: for Frank-Wolfe: share of the mean of all permutations in the matrices it starts from, below 1. At 0 it starts
             from permutations, where it is stuck if no single cell can be improved.
-        restarts: further runs, each with the next network as the reference and other random numbers; the best is returned.
+        restarts: further runs, each with the next network as the reference and other random numbers; the best is returned. At most 10,000.
     """
 
     algorithm: str = "merge_many"
@@ -97,8 +97,8 @@ class Universe:
             problems.append("start: found 'merge_many', which is what runs; expected another start, or algorithm='frank_wolfe'")
         if not 0 <= self.softness < 1:
             problems.append(f"softness: found {self.softness}, expected at least 0 and less than 1")
-        if self.restarts < 0:
-            problems.append(f"restarts: found {self.restarts}, expected 0 or more")
+        if not 0 <= self.restarts <= MAX_RESTARTS:
+            problems.append(f"restarts: found {self.restarts}, expected 0 to {MAX_RESTARTS}")
         if problems:
             raise InvalidInput("universe cannot run with these settings:\n" + "\n".join(f"  - {p}" for p in problems))
 

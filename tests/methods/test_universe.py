@@ -328,7 +328,9 @@ def test_wrong_settings_are_listed_together() -> None:
     assert "algorithm: found 'best', expected one of merge_many, frank_wolfe" in message
     assert "start: found 'here', expected one of weight, identity, random, merge_many" in message
     assert "softness: found 1.0, expected at least 0 and less than 1" in message
-    assert "restarts: found -1, expected 0 or more" in message
+    assert "restarts: found -1, expected 0 to 10000" in message
+    with pytest.raises(InvalidInput, match="restarts: found 10001, expected 0 to 10000"):
+        Universe(restarts=10_001)
 
 
 def test_merge_many_does_not_start_from_itself() -> None:
