@@ -53,6 +53,14 @@ def test_types_are_kept(run, folder, dtype):
     assert all(found[key].dtype == dtype and torch.equal(found[key], expected[key]) for key in expected)
 
 
+def test_sixteen_bits_beside_thirty_two_are_computed_as_these_and_kept(run, folder):
+    state = {name: tensor.half() if name == "0.weight" else tensor for name, tensor in perceptron(1).items()}
+    save_state(state, folder / "mixed.safetensors")
+    run("align", "a.safetensors", "mixed.safetensors", "--method", "weight", "-o", "out.safetensors", "--permutations", "p.safetensors")
+    expected, found = Alignment.load(folder / "p.safetensors").apply(state), load_state(folder / "out.safetensors")
+    assert all(found[key].dtype == state[key].dtype and torch.equal(found[key], expected[key]) for key in state)
+
+
 def test_folders_and_shards(run, folder):
     from graphalign.checkpoints import write_checkpoint
 

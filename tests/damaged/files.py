@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .sound import header, safetensors_bytes, saved, some_key, state, torch_bytes, with_header
-from .weights import NAMES, bad_checkpoint, bad_weights
+from .weights import NAMES, bad_checkpoint, bad_weights, other_network
 
 Content = tuple[str, bytes]
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
@@ -197,7 +197,10 @@ CONTENTS: dict[str, Callable[[random.Random], Content]] = {
     "cut": _cut, "flipped header": _flipped_header, "header length": _length, "header entry": _entry, "header text": _header_text, "length of data": _more_or_less_data,
     "pickled module": _module, "flipped checkpoint": _flipped_checkpoint, "flipped pickle": _flipped_pickle, "archive": _archive, "pickle": _pickle, "something else": _something_else,
     "swapped ending": _swapped_endings, "unknown ending": _unknown_ending, "weights": bad_weights, "checkpoint": bad_checkpoint,
+    "other network": other_network,
 }  # fmt: skip
+SOUND_ALONE = frozenset({"other network"})
+"""Kinds that are bad only beside the sound network."""
 MAY_BE_SOUND = frozenset({"flipped checkpoint", "flipped pickle"})
 """Formats without a check of the values: a change there may leave a sound file with other numbers in it."""
 KINDS = (*CONTENTS, "code", "index", "no file")

@@ -1,4 +1,4 @@
-"""Bad weights in files that are sound as files: what no network can be aligned with."""
+"""Bad weights in files that are sound as files: what is no network, and what is another network than the one beside it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,17 @@ def _named_otherwise(rng: random.Random, found: State) -> None:
 
 
 def _missing(rng: random.Random, found: State) -> None:
-    for _ in range(rng.randint(1, 4)):
-        found.pop(rng.choice(list(found)))
+    whole = dict(found)
+    while _is_network(found):
+        found |= whole
+        for _ in range(rng.randint(1, 4)):
+            found.pop(rng.choice(list(found)))
+
+
+def _is_network(found: State) -> bool:
+    """Whether these tensors of the sound network are one: layers that follow each other, with or without biases."""
+    layers = [i for i in (0, 2, 4) if f"{i}.weight" in found]
+    return len(layers) > 1 and layers[-1] - layers[0] == 2 * len(layers) - 2 and all(int(key[0]) in layers for key in found)
 
 
 def _more(rng: random.Random, found: State) -> None:
@@ -57,17 +66,14 @@ def _other_shape(rng: random.Random, found: State) -> None:
     ))()  # fmt: skip
 
 
-def _other_widths(rng: random.Random, found: State) -> None:
-    units = rng.choice((2, 4, 7, 16))
-    found |= {"0.weight": torch.ones(units, 4), "0.bias": torch.ones(units), "2.weight": torch.ones(5, units)}
-
-
 def _of_several_types(rng: random.Random, found: State) -> None:
-    found[some_key(rng)] = found[some_key(rng)].to(rng.choice((torch.float64, torch.float16, torch.bfloat16)))
+    """Of two types that no layer computes with; commands read 16 bits beside 32 as 32."""
+    key = some_key(rng)
+    found[key] = found[key].double()
 
 
 CHANGES: tuple[Callable[[random.Random, State], None], ...] = (
-    _not_finite, _wrong_type, _named_otherwise, _missing, _more, _other_shape, _other_widths, _of_several_types,
+    _not_finite, _wrong_type, _named_otherwise, _missing, _more, _other_shape, _of_several_types,
 )  # fmt: skip
 
 
@@ -76,6 +82,38 @@ def bad_weights(rng: random.Random) -> tuple[str, bytes]:
     found = state()
     change = rng.choice(CHANGES)
     change(rng, found)
+    return _written(rng, found)
+
+
+def _other_widths(rng: random.Random, found: State) -> None:
+    units = rng.choice((2, 4, 7, 16))
+    found |= {"0.weight": torch.ones(units, 4), "0.bias": torch.ones(units), "2.weight": torch.ones(5, units)}
+
+
+def _without_biases(rng: random.Random, found: State) -> None:
+    for layer in rng.sample((0, 2, 4), rng.randint(1, 3)):
+        found.pop(f"{layer}.bias")
+
+
+def _without_a_layer(rng: random.Random, found: State) -> None:
+    layer = rng.choice((0, 4))
+    found.pop(f"{layer}.weight")
+    found.pop(f"{layer}.bias")
+
+
+def _with_another_layer(rng: random.Random, found: State) -> None:
+    units = rng.randint(1, 5)
+    found |= {"6.weight": torch.ones(units, 3), "6.bias": torch.ones(units)}
+
+
+def other_network(rng: random.Random) -> tuple[str, bytes]:
+    """The ending and the content of a sound file of another network: bad for whoever reads it beside the first one."""
+    found = state()
+    rng.choice((_other_widths, _without_biases, _without_a_layer, _with_another_layer))(rng, found)
+    return _written(rng, found)
+
+
+def _written(rng: random.Random, found: State) -> tuple[str, bytes]:
     if not found or rng.random() < 0.6:
         found = {key: tensor.contiguous() for key, tensor in found.items()}
         return ".safetensors", save(found)
