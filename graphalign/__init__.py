@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from graphalign.axis_permutations import to_axis_permutations as to_axis_permutations
     from graphalign.barriers import PairwiseBarriers as PairwiseBarriers
     from graphalign.barriers import pairwise_barriers as pairwise_barriers
+    from graphalign.checkpoints import read_checkpoint as read_checkpoint
+    from graphalign.checkpoints import write_checkpoint as write_checkpoint
     from graphalign.comparison import Comparison as Comparison
     from graphalign.connectivity import Curve as Curve
     from graphalign.connectivity import barrier as barrier
@@ -46,9 +48,12 @@ if TYPE_CHECKING:
     from graphalign.measures import activation_correlation as activation_correlation
     from graphalign.measures import agreement as agreement
     from graphalign.measures import distance as distance
+    from graphalign.merged_files import merge_files as merge_files
     from graphalign.merging import merge as merge
     from graphalign.methods import list_methods as list_methods
+    from graphalign.opened import open_networks as open_networks
     from graphalign.pairwise import align as align
+    from graphalign.recipes import read_recipe as read_recipe
     from graphalign.repairing import repair as repair
     from graphalign.reports import Report as Report
     from graphalign.reports import alignment_report as alignment_report
@@ -67,6 +72,7 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.alignment": ("Alignment",),
     "graphalign.axis_permutations": ("AxisPermutations", "from_axis_permutations", "to_axis_permutations"),
     "graphalign.barriers": ("PairwiseBarriers", "pairwise_barriers"),
+    "graphalign.checkpoints": ("read_checkpoint", "write_checkpoint"),
     "graphalign.comparison": ("Comparison",),
     "graphalign.connectivity": ("Curve", "barrier", "interpolate"),
     "graphalign.converters": ("Inputs", "register_rule", "trace"),
@@ -78,10 +84,13 @@ _MODULES = {  # imported on first use, so that the command line answers without 
     "graphalign.graph": ("NeuronGraph",),
     "graphalign.many": ("align_all", "align_many", "align_to"),
     "graphalign.matched": ("MatchedAverage", "matched_average"),
+    "graphalign.merged_files": ("merge_files",),
     "graphalign.merging": ("merge",),
     "graphalign.measures": ("RowAgreement", "activation_correlation", "agreement", "distance"),
     "graphalign.methods": ("list_methods",),
+    "graphalign.opened": ("open_networks",),
     "graphalign.pairwise": ("align",),
+    "graphalign.recipes": ("read_recipe",),
     "graphalign.repairing": ("repair",),
     "graphalign.reports": ("Report", "alignment_report", "merge_report"),
     "graphalign.singular_vectors": ("singular_vector_alignment",),

@@ -31,7 +31,7 @@ from graphalign.methods import configure
 from graphalign.methods.universe import Universe
 from graphalign.named_data import named_batches
 from graphalign.opened import Opened, open_networks, same_types
-from graphalign.recipes import Recipe
+from graphalign.recipes import Recipe, read_recipe
 from graphalign.repairing import repair
 from graphalign.same_function import FunctionChange, function_change
 from graphalign.skeleton import with_tensors
@@ -96,7 +96,7 @@ class MergedFiles:
 
 
 def merge_files(
-    recipe: Recipe, out: AnyPath, *, data: Loader | None = None, report: AnyPath | None = None, device: str = "cpu", force: bool = False,
+    recipe: Recipe | AnyPath, out: AnyPath, *, data: Loader | None = None, report: AnyPath | None = None, device: str = "cpu", force: bool = False,
     points: int = 11, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda what: None,
 ) -> MergedFiles:  # fmt: skip
     """Merges networks on disk into a new folder: theta = sum_i w_i pi_i(theta_i), every network in the order of the base model.
@@ -106,7 +106,7 @@ def merge_files(
     network before and after it, in float64.
 
     Args:
-        recipe: what is to be merged and how.
+        recipe: what is to be merged and how, or the file that says it (see `graphalign.read_recipe`).
         out: the folder.
         data: held-out batches with labels, on which barriers and the result are measured.
         report: an .html file for `graphalign.reports.merge_report`.
@@ -119,8 +119,9 @@ def merge_files(
     Raises:
         InvalidInput: a recipe that cannot be carried out, an output that exists or is an input, or a network whose function the
             permutations change.
-        SpecMismatch, UnsupportedNetwork, CorruptFile: as `graphalign.align`.
+        SpecMismatch, UnsupportedNetwork, CorruptFile: as `graphalign.align`, and of a recipe that is no YAML.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     target, asked = Path(out), recipe.align
     progress("reading")
     own = None if asked.data is None else named_batches(asked.data, split="train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from graphalign import group
 from graphalign.alignment import Alignment
 from graphalign.blueprints import blueprint, from_folder, is_transformers_folder
-from graphalign.checkpoints import Checkpoint, read_checkpoint
+from graphalign.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from graphalign.converters.chain import chain_network
 from graphalign.converters.chain_order import read_chain
 from graphalign.converters.graph import neuron_graph
@@ -142,6 +143,24 @@ class Opened:
         solvers = [*([] if init is None else [configure(init)]), configure(method, options), *map(configure, refine)]
         check_order(solvers)
         return run_stages(solvers, self.problem(a, b, data=data, loss=loss, seed=seed, fixed=fixed))
+
+    def write_aligned(self, alignment: Alignment, path: AnyPath, number: int = 1, *, force: bool = False) -> list[Path]:
+        """Writes a network with its units in the order of an alignment, and returns the paths of the files.
+
+        Names, types and metadata are those of its own file; a folder gets the configuration and the tokeniser of its folder.
+
+        Args:
+            alignment: of that network.
+            path: as in `graphalign.write_checkpoint`.
+            number: of the network.
+            force: replace what is there.
+
+        Raises:
+            SpecMismatch: an alignment of another architecture.
+            InvalidInput: as `graphalign.write_checkpoint`.
+        """
+        own = self.checkpoints[number]
+        return write_checkpoint(own.as_stored(alignment.apply(own.state)), path, own.metadata, force=force, beside=own.folder)
 
 
 def open_networks(

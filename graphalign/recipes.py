@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from graphalign.errors import CorruptFile, InvalidInput
+from graphalign.files import AnyPath
 from graphalign.methods import METHODS, configure, list_methods
 from graphalign.plain_yaml import load_plain
 
@@ -95,7 +96,7 @@ class Recipe:
             raise InvalidInput("the merge cannot be done:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: AnyPath) -> Recipe:
     """The recipe in a YAML file; paths of models, data and code in it are relative to its folder.
 
     Keys as in a configuration of `mergekit-pytorch`: `models` (a list of `model` and, optionally, `parameters.weight`), `merge_method`

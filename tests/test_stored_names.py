@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphalign.checkpoints import read_checkpoint, write_checkpoint
+from graphalign.checkpoints import read_checkpoint
 from graphalign.errors import SpecMismatch
 from graphalign.files import load_state, save_state
 from graphalign.merged_files import checked_change, merge_files
@@ -78,8 +78,7 @@ def test_what_is_written_has_the_names_that_were_read(folders: list[Path], tmp_p
     found = opened.align(method="weight")
     assert found.moved > 0
     assert checked_change(opened, 1, found).equal
-    own = opened.checkpoints[1]
-    write_checkpoint(own.as_stored(found.apply(own.state)), tmp_path / "out", own.metadata, beside=own.folder)
+    opened.write_aligned(found, tmp_path / "out")
     assert list(load_state(tmp_path / "out" / "model.safetensors")) == list(load_state(folders[1] / "model.safetensors"))
     before, after = (transformers.ViTForImageClassification.from_pretrained(f).eval() for f in (folders[1], tmp_path / "out"))
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

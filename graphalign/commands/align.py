@@ -59,7 +59,7 @@ def align(
     if out is None and permutations is None and report is None and not json:
         raise typer.BadParameter("found no output; pass --out B_ALIGNED.safetensors, --permutations P.safetensors or --report REPORT.html")
     with session(json, quiet, verbose) as say:
-        from graphalign.checkpoints import ENDINGS, write_checkpoint
+        from graphalign.checkpoints import ENDINGS
         from graphalign.commands.opening import batches, files_of, open_all
         from graphalign.errors import InvalidInput
         from graphalign.folders import REPORTS, check_outputs
@@ -91,8 +91,7 @@ def align(
             )  # fmt: skip
         say.progress("writing")
         if out is not None:
-            moved = opened.checkpoints[1]
-            write_checkpoint(moved.as_stored(found.apply(moved.state)), out, moved.metadata, force=force, beside=moved.folder)
+            opened.write_aligned(found, out, force=force)
         if permutations is not None:
             found.save(permutations, force=force)
         if page is not None and report is not None:
