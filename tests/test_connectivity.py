@@ -1,9 +1,7 @@
-"""Interpolation, loss barriers in closed form, and BatchNorm statistics estimated by hand."""
+"""Interpolation, and loss barriers in closed form."""
 
 import copy
-import dataclasses
 import math
-import re
 
 import numpy as np
 import pytest
@@ -11,17 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from graphalign.batch_norm import reset_statistics
-from graphalign.connectivity import Curve, barrier, interpolate
+from graphalign.connectivity import barrier, interpolate
 from graphalign.errors import InvalidInput, SpecMismatch
-
-
-def linear(weight, bias):
-    layer = nn.Linear(len(weight), 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([weight]))
-        layer.bias.fill_(bias)
-    return layer.double()
+from tests.lines import classifier, labelled, linear, normalised
 
 
 def product_network(u, v, dtype=torch.float64):
@@ -30,29 +20,6 @@ def product_network(u, v, dtype=torch.float64):
     with torch.no_grad():
         network[0].weight.fill_(u)
         network[1].weight.fill_(v)
-    return network
-
-
-def classifier(seed, dtype=torch.float32):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).to(dtype)
-
-
-def labelled(n, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 5, generator=generator), torch.randint(0, 3, (n,), generator=generator)
-
-
-def normalised(seed):
-    torch.manual_seed(seed)
-    hidden = (nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5))
-    network = nn.Sequential(*hidden, nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            nn.init.uniform_(module.weight, 0.5, 2.0)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
     return network
 
 
@@ -170,17 +137,6 @@ class TestClosedForms:
         curve = barrier(good, bad, [(x, x)], loss="mse", points=3)
         np.testing.assert_allclose(curve.losses, [4.0, 1.0, 0.0])
 
-    def test_clipped_area_leaves_out_what_lies_below_the_chord(self):
-        lam = np.linspace(0, 1, 5)
-        curve = Curve(lam, np.array([0.0, 1.0, 0.0, -1.0, 0.0]), None, 0.0, None)
-        assert curve.auc == pytest.approx(0.0)
-        assert curve.auc_clipped == pytest.approx(0.25)
-
-    def test_chord_is_interpolated_between_unequal_ends(self):
-        curve = Curve(np.linspace(0, 1, 3), np.array([2.0, 5.0, 4.0]), np.array([1.0, 0.5, 0.8]), 5.0, 0.5)
-        assert curve.barrier == pytest.approx(2.0)
-        assert curve.accuracy_barrier == pytest.approx(0.4)
-
     @pytest.mark.parametrize("points", [4, 5])
     def test_midpoint_is_measured_whether_or_not_it_is_a_point(self, points):
         data = [labelled(30)]
@@ -266,70 +222,6 @@ class TestBarrier:
         np.testing.assert_allclose(keyed.losses, plain.losses, rtol=1e-6)
 
 
-class TestBatchNormStatistics:
-    def test_equal_to_averages_over_batches_by_hand(self):
-        network = normalised(0)
-        generator = torch.Generator().manual_seed(3)
-        batches = [torch.randn(n, 2, 6, generator=generator) * n for n in (5, 9, 4)]
-        result = reset_statistics(network, [(x, torch.zeros(len(x))) for x in batches])
-        first = [network[0](x) for x in batches]
-        mean = torch.stack([y.mean((0, 2)) for y in first]).mean(0)
-        variance = torch.stack([y.var((0, 2), unbiased=True) for y in first]).mean(0)
-        torch.testing.assert_close(result[1].running_mean, mean)
-        torch.testing.assert_close(result[1].running_var, variance)
-        # the second norm sees what the first one, in training mode, makes of each batch; dropout is off
-        second = []
-        for y in first:
-            normal = F.batch_norm(y, None, None, network[1].weight, network[1].bias, training=True)
-            second.append(network[5](normal.relu().flatten(1)))
-        torch.testing.assert_close(result[6].running_mean, torch.stack([y.mean(0) for y in second]).mean(0))
-        torch.testing.assert_close(result[6].running_var, torch.stack([y.var(0) for y in second]).mean(0))
-
-    def test_result_is_in_eval_mode_with_its_momentum_and_the_input_is_untouched(self):
-        network = normalised(0).train()
-        network[1].momentum = 0.3
-        before = copy.deepcopy(network.state_dict())
-        result = reset_statistics(network, [torch.randn(8, 2, 6, generator=torch.Generator().manual_seed(0))])
-        assert not any(m.training for m in result.modules())
-        assert result[1].momentum == 0.3
-        assert network.training
-        assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-    def test_ends_are_measured_with_new_statistics_too(self):
-        a, b = normalised(0), normalised(1)
-        x = torch.randn(16, 2, 6, generator=torch.Generator().manual_seed(0))
-        data = [(x, torch.arange(16) % 3)]
-        curve = barrier(a, b, data, points=3, reset_batch_norm=data)
-        for position, network in ((-1, a), (0, b)):
-            expected = F.cross_entropy(reset_statistics(network, data)(x), data[0][1])
-            assert curve.losses[position] == pytest.approx(expected.item(), rel=1e-6)
-            assert curve.losses[position] != pytest.approx(F.cross_entropy(network.eval()(x), data[0][1]).item(), rel=1e-3)
-
-    def test_every_network_of_the_line_has_its_own(self):
-        a, b = normalised(0), normalised(1)
-        x = torch.randn(16, 2, 6, generator=torch.Generator().manual_seed(0))
-        data = [(x, torch.arange(16) % 3)]
-        expected = F.cross_entropy(reset_statistics(interpolate(a, b, 0.5), data)(x), data[0][1])
-        curve = barrier(a, b, data, points=3, reset_batch_norm=data)
-        assert curve.midpoint_loss == pytest.approx(expected.item(), rel=1e-6)
-
-    def test_networks_without_batch_norm_are_copied(self):
-        network = classifier(0)
-        result = reset_statistics(network, [labelled(4)])
-        assert result is not network
-        assert all(torch.equal(v, network.state_dict()[k]) for k, v in result.state_dict().items())
-
-    def test_norms_without_running_statistics_are_left_alone(self):
-        network = nn.Sequential(nn.BatchNorm1d(5, track_running_stats=False), nn.BatchNorm1d(5))
-        result = reset_statistics(network, [labelled(6)])
-        assert result[0].running_mean is None
-        assert result[1].num_batches_tracked.item() == 1
-
-    def test_a_batch_of_one_is_refused(self):
-        with pytest.raises(InvalidInput, match=r"reset_batch_norm: found a batch with one value per channel.*drop_last=True"):
-            reset_statistics(nn.BatchNorm1d(5), [labelled(6), labelled(1)])
-
-
 class TestErrors:
     @pytest.mark.parametrize(
         ("loader", "loss", "message"),
@@ -390,42 +282,3 @@ class TestErrors:
         nn.init.constant_(bad[0].bias, math.nan)
         with pytest.raises(InvalidInput, match=r"found a loss of nan for B on this data, expected a finite one"):
             barrier(classifier(0), bad, [labelled(4)], points=3)
-
-
-class TestPresentation:
-    @pytest.fixture
-    def curve(self):
-        return barrier(classifier(0), classifier(1), [labelled(40)], points=5)
-
-    def test_repr_and_html_name_the_figures(self, curve):
-        for text in (repr(curve), curve._repr_html_()):
-            for name in ("barrier", "auc", "midpoint_accuracy", "accuracy_barrier"):
-                assert name in text
-            assert f"{curve.barrier:.4g}" in text
-
-    def test_a_notebook_shows_the_curve_unless_it_diverges(self, curve):
-        points = re.search(r'<polyline points="([^"]*)"', curve._repr_html_())
-        assert points is not None
-        heights = [float(point.split(",")[1]) for point in points[1].split()]
-        assert np.argsort(heights).tolist() == np.argsort(-curve.losses).tolist()
-        diverged = dataclasses.replace(curve, losses=np.where(curve.lambdas == 0.5, np.inf, curve.losses))
-        assert "<svg" not in diverged._repr_html_()
-
-    @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-    def test_plot_writes_a_figure_and_nothing_else(self, curve, tmp_path, ending, magic):
-        path = tmp_path / f"curve.{ending}"
-        curve.plot(path)
-        curve.plot(path)
-        assert path.read_bytes().startswith(magic)
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_plot_without_classes(self, tmp_path):
-        x = torch.ones(2, 1, dtype=torch.float64)
-        barrier(linear([1.0], 0.0), linear([3.0], 0.0), [(x, x)], loss="mse", points=3).plot(tmp_path / "curve.png")
-        assert (tmp_path / "curve.png").stat().st_size > 1000
-
-    def test_other_endings_and_missing_folders_are_refused(self, curve, tmp_path):
-        with pytest.raises(InvalidInput, match=r"found the ending '.bmp', expected .png, .svg or .pdf"):
-            curve.plot(tmp_path / "curve.bmp")
-        with pytest.raises(InvalidInput, match=r"does not exist; create it"):
-            curve.plot(tmp_path / "missing" / "curve.png")
