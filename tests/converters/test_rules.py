@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphalign import UnsupportedNetwork, trace, verify
 from graphalign.converters.rules import canonical_name
-from tests.networks_attention import Refused
+from tests.networks_unusual import Refused
 
 Function = Callable[[Tensor], Tensor]
 LEVELS = torch.tensor([1.0, 1.0, 2.0, 2.0, 2.0, 3.0])

@@ -17,7 +17,8 @@ from graphalign.converters.trace import trace_architecture
 from graphalign.group import permute_tensor
 from graphalign.spec_format import spec_to_dict
 from tests.networks import FAMILIES
-from tests.networks_attention import GPT, StructuredOutput, TwoInputs
+from tests.networks_attention import GPT
+from tests.networks_unusual import StructuredOutput, TwoInputs
 from tests.traced import Runner, build, cast, traced
 
 SAME = 1e-10
