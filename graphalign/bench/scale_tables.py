@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,15 +126,26 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         left.plot(count, [seconds(row) for row in found], marker=marker, label=f"{series}: pass without assignment")
         left.plot(count, [row["cpu"]["trace"] for row in found], marker=marker, linestyle=":", alpha=0.6, label=f"{series}: trace")
         right.plot(count, [beyond(row) / MIB for row in found], marker=marker, label=series)
-    for row in members(results, "networks"):
-        for axes, value in ((left, seconds(row)), (right, beyond(row) / MIB)):
-            axes.plot(row["parameters"], value, "k.")
-            axes.annotate(row["name"].split(",")[0], (row["parameters"], value), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    rows = members(results, "networks")
+    _mark(left, {row["name"].split(",")[0]: (row["parameters"], seconds(row)) for row in rows})
+    _mark(right, {row["name"].split(",")[0]: (row["parameters"], beyond(row) / MIB) for row in rows})
     for axes, what in ((left, "seconds of the processor, 1 thread"), (right, "peak memory beyond the networks, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=what)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     save_figure(figure, path)
+
+
+def _mark(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Points with their names, on the side that faces away from the one of most similar height."""
+    for name, (x, y) in points.items():
+        others = [point for other, point in points.items() if other != name]
+        facing = min(others, key=lambda point: abs(math.log(point[1] / y)), default=(0.0, y))[0]
+        before = x < facing or all(x > point[0] for point in others)
+        axes.plot(x, y, "k.")
+        where = {"xytext": (-4 if before else 4, 2), "ha": "right" if before else "left"}
+        ground = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+        axes.annotate(name, (x, y), fontsize=7, textcoords="offset points", bbox=ground, **where)
 
 
 def _exponent(x: Sequence[float], y: Sequence[float]) -> str:
