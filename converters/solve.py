@@ -1,222 +1,31 @@
-"""From facts about nodes to a spec: classes, signatures, blocks, cells and the axes they move."""
+"""The spec that follows from the facts about nodes: names of the cells, the axes they move, scales that are free, and what is fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphalign.spec import AxisLayout, Cell, FixedUnits, NetworkSpec, Rescaling, Segment
 
-from .domain import mix
+from .cells import Axis, Draft, Facts, draft_cells, gather
 from .facts import Nodes
 from .partitions import classes
-from .parts import class_colours, parts
-
-Axis = tuple[str, int]
-
-
-@dataclass
-class _Draft:
-    """A cell in the making: unit classes in order, block after block."""
-
-    units: list[int]
-    blocks: int = 1
-    group: int = -1
-    rigid: bool = False
-
-
-@dataclass
-class _Facts:
-    """Facts per class of nodes; arrays are indexed by class."""
-
-    of_node: np.ndarray
-    part: np.ndarray  # of each node
-    count: int
-    axes: dict[Axis, np.ndarray]
-    groups: dict[Axis, int]
-    signature: np.ndarray
-    colour: np.ndarray
-    live: np.ndarray
-    reasons: dict[int, str] = field(default_factory=dict)
 
 
 def solve(
     nodes: Nodes, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str], buffers: tuple[str, ...]
 ) -> tuple[NetworkSpec, dict[int, tuple[str, int]]]:
-    """The spec that follows from the facts, and the (cell, unit) of every movable node."""
-    facts, members = _gather(nodes)
-    drafts = _cells(facts, members, nodes)
+    """The spec that follows from the facts, and the (cell, unit) of every movable node, and of every block in which one unit is alone."""
+    facts, members = gather(nodes)
+    drafts = draft_cells(facts, members, nodes)
     return _spec(nodes, facts, drafts, shapes, aliases, buffers)
-
-
-def _gather(nodes: Nodes) -> tuple[_Facts, np.ndarray]:
-    """Facts per class, and the (unit class, block class, system) memberships after merging equal block systems."""
-    ties = list(nodes.ties)
-    system_starts = np.array([start for start, _ in nodes.origins] or [0])
-    frozen: set[int] = set()
-    while True:
-        root = classes(nodes.count, ties)
-        _, of_node = np.unique(root, return_inverse=True)
-        members = _members(nodes, of_node, system_starts)
-        extra = _merge_systems(nodes, members, of_node, frozen)
-        if not extra:
-            break
-        ties += extra
-    count = int(of_node.max()) + 1 if len(of_node) else 0
-    axes: dict[Axis, np.ndarray] = {axis: of_node[ids.numpy()] for axis, ids in nodes.axis_nodes.items()}
-    groups = dict.fromkeys(axes, 1)
-    for axis, (inside, n) in nodes.grouped_axes.items():
-        axes[axis], groups[axis] = of_node[inside.numpy()], n
-    part = parts(of_node, system_starts)
-    colour = class_colours(nodes, of_node, part, system_starts)
-    signature, live = np.zeros(count, np.uint64), np.zeros(count, bool)
-    with np.errstate(over="ignore"):
-        for i, (_axis, labels) in enumerate(axes.items()):
-            present, times = np.unique(labels, return_counts=True)
-            signature[present] += mix(mix(np.full(len(present), i, np.uint64)) + times.astype(np.uint64))
-    for ids in nodes.live:
-        live[of_node[ids]] = True
-    facts = _Facts(of_node, part, count, axes, groups, signature, colour, live)
-    for ids, reason in nodes.fixed:
-        for c in np.unique(of_node[ids]).tolist():
-            facts.reasons.setdefault(c, reason)
-    if len(members):
-        members = np.concatenate([members, np.isin(members[:, 2], list(frozen))[:, None]], axis=1)
-    return facts, members
-
-
-def _members(nodes: Nodes, of_node: np.ndarray, system_starts: np.ndarray) -> np.ndarray:
-    """Distinct (unit class, block class, system) rows; the system of a merged block is its first one."""
-    if not nodes.members:
-        return np.empty((0, 3), dtype=np.int64)
-    units = np.concatenate([u for u, _ in nodes.members])
-    blocks = np.concatenate([b for _, b in nodes.members])
-    system = np.searchsorted(system_starts, blocks, side="right") - 1
-    block_class = of_node[blocks]
-    first = np.full(int(of_node.max()) + 1, np.iinfo(np.int64).max)
-    all_blocks = np.flatnonzero(nodes.is_block)
-    np.minimum.at(first, of_node[all_blocks], np.searchsorted(system_starts, all_blocks, side="right") - 1)
-    del system
-    return np.unique(np.stack([of_node[units], block_class, first[block_class]], axis=1), axis=0)
-
-
-def _merge_systems(
-    nodes: Nodes, members: np.ndarray, of_node: np.ndarray, frozen: set[int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ties between blocks of two systems that hold the same units; nested systems are added to `frozen`."""
-    by_unit: dict[int, list[tuple[int, int]]] = {}
-    for unit, block, system in members.tolist():
-        by_unit.setdefault(unit, []).append((block, system))
-    meets: dict[tuple[int, int], dict[int, set[int]]] = {}
-    for places in by_unit.values():
-        for block, system in places:
-            for other, other_system in places:
-                if system != other_system:
-                    meets.setdefault((system, other_system), {}).setdefault(block, set()).add(other)
-    some_node = {int(c): int(n) for n, c in reversed(list(enumerate(of_node.tolist())))} if meets else {}
-    ties = []
-    for (system, other), table in meets.items():
-        if system > other:
-            continue
-        back = meets[(other, system)]
-        if all(len(v) == 1 for v in table.values()) and all(len(v) == 1 for v in back.values()):
-            pairs = [(some_node[b], some_node[next(iter(v))]) for b, v in table.items()]
-            ties.append((np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])))
-        else:
-            frozen.update((system, other))
-    return ties
-
-
-def _cells(facts: _Facts, members: np.ndarray, nodes: Nodes) -> list[_Draft]:
-    on_axis = facts.live & (facts.signature != 0)
-    movable = on_axis.copy()
-    movable[list(facts.reasons)] = False
-    blocks_of: dict[int, set[int]] = {}
-    stuck: set[int] = set()
-    system_of: dict[int, int] = {}
-    members_of: dict[int, set[int]] = {}
-    for unit, block, system, is_frozen in members.tolist():
-        blocks_of.setdefault(unit, set()).add(block)
-        members_of.setdefault(block, set()).add(unit)
-        system_of[block] = system
-        if is_frozen or block in facts.reasons:
-            stuck.add(block)
-    for block, inside in members_of.items():
-        if any(u in facts.reasons and on_axis[u] for u in inside) or any(len(blocks_of[u]) > 1 for u in inside):
-            stuck.add(block)
-    full = _add(facts.signature, facts.colour)
-    drafts: list[_Draft] = []
-    exchange: dict[tuple[int, int], list[int]] = {}
-    for block, inside in members_of.items():
-        if block in stuck:
-            continue
-        own = mix(np.array([full[block]], np.uint64))[0]
-        parts = mix(np.array([full[u] for u in inside if movable[u]] or [0], np.uint64))
-        with np.errstate(over="ignore"):
-            composition = int(np.sum(parts, dtype=np.uint64) + own)
-        exchange.setdefault((system_of[block], composition), []).append(block)
-    grouped: set[int] = set()
-    for number, blocks in enumerate(exchange.values()):
-        if len(blocks) < 2:
-            continue
-        found = _block_cells(blocks, members_of, movable, full, facts.signature, number)
-        for draft in found:
-            grouped.update(draft.units)
-        drafts += found
-    stated: dict[int, set[tuple[int, int]]] = {}  # part and block, as the rules stated them: merged systems may cross each other elsewhere
-    for units, raw in nodes.members:
-        for unit, part, block in zip(facts.of_node[units].tolist(), facts.part[units].tolist(), raw.tolist(), strict=True):
-            stated.setdefault(unit, set()).add((part, block))
-    plain: dict[tuple[int, tuple[tuple[int, int], ...]], list[int]] = {}
-    for unit in np.flatnonzero(movable).tolist():
-        if unit not in grouped:
-            plain.setdefault((int(full[unit]), tuple(sorted(stated.get(unit, ())))), []).append(unit)
-    drafts += [_Draft(sorted(units)) for units in plain.values() if len(units) > 1]
-    return sorted(drafts, key=lambda d: min(d.units))
-
-
-def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        total: np.ndarray = mix(a) + b
-    return total
-
-
-def _block_cells(
-    blocks: list[int],
-    members_of: Mapping[int, set[int]],
-    movable: np.ndarray,
-    full: np.ndarray,
-    signature: np.ndarray,
-    group: int,
-) -> list[_Draft]:
-    """Cells of a group of exchangeable blocks; classes are numbered by first node, so sorting follows the axes."""
-    inside = {b: sorted(u for u in members_of[b] if movable[u]) for b in blocks}
-    blocks = sorted((b for b in blocks if inside[b]), key=lambda b: inside[b][0])
-    if len(blocks) < 2:
-        return []
-    by_kind = {b: {} for b in blocks}  # type: dict[int, dict[int, list[int]]]
-    for b in blocks:
-        for unit in inside[b]:
-            by_kind[b].setdefault(int(full[unit]), []).append(unit)
-    drafts = []
-    rigid: dict[int, list[int]] = {}
-    for kind, units in by_kind[blocks[0]].items():
-        if len(units) > 1:
-            drafts.append(_Draft([u for b in blocks for u in by_kind[b][kind]], len(blocks), group))
-        else:
-            rigid.setdefault(int(signature[units[0]]), []).append(kind)
-    for kinds in rigid.values():
-        units = [by_kind[b][kind][0] for b in blocks for kind in kinds]
-        drafts.append(_Draft(units, len(blocks), group, rigid=len(kinds) > 1))
-    return drafts
 
 
 def _spec(
     nodes: Nodes,
-    facts: _Facts,
-    drafts: list[_Draft],
+    facts: Facts,
+    drafts: list[Draft],
     shapes: Mapping[str, tuple[int, ...]],
     aliases: Mapping[str, str],
     buffers: tuple[str, ...],
@@ -253,10 +62,14 @@ def _spec(
         for name, draft in zip(names, drafts, strict=True)
     )
     spec = NetworkSpec(cells, tuple(axes), shapes, _fixed(nodes, facts, place), tuple(rescalings), aliases, buffers)
-    return spec, {int(n): place[int(c)] for n, c in enumerate(facts.of_node) if int(c) in place}
+    where = {int(n): place[int(c)] for n, c in enumerate(facts.of_node) if int(c) in place}
+    alone = {unit for draft in drafts if 1 < draft.blocks == len(draft.units) for unit in draft.units}
+    for units, blocks in nodes.members:  # a block is the unit that is alone in it, such as the column of a weight that reads its mean
+        where |= {b: place[c] for c, b in zip(facts.of_node[units].tolist(), blocks.tolist(), strict=True) if c in alone and b not in where}
+    return spec, where
 
 
-def _names(nodes: Nodes, facts: _Facts, drafts: list[_Draft]) -> list[str]:
+def _names(nodes: Nodes, facts: Facts, drafts: list[Draft]) -> list[str]:
     """Cell names: the module that first produces the units; the axis range is added where a module makes several cells."""
     first: dict[int, tuple[str, int]] = {}
     for (tensor, axis), labels in facts.axes.items():
@@ -301,7 +114,7 @@ def _segments(units: list[tuple[str, int] | None]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _rescalings(nodes: Nodes, facts: _Facts, drafts: list[_Draft], names: list[str]) -> tuple[list[Rescaling], set[str]]:
+def _rescalings(nodes: Nodes, facts: Facts, drafts: list[Draft], names: list[str]) -> tuple[list[Rescaling], set[str]]:
     """Scale freedoms of every cell, and the names of cells whose units may be negated."""
     scale = classes(nodes.count, nodes.scale_ties)
     scale_fixed, sign_fixed = set[int](), set[int]()
@@ -342,7 +155,7 @@ def _rescalings(nodes: Nodes, facts: _Facts, drafts: list[_Draft], names: list[s
     return rescalings, signs
 
 
-def _fixed(nodes: Nodes, facts: _Facts, place: Mapping[int, tuple[str, int]]) -> tuple[FixedUnits, ...]:
+def _fixed(nodes: Nodes, facts: Facts, place: Mapping[int, tuple[str, int]]) -> tuple[FixedUnits, ...]:
     counted: dict[tuple[str, str], set[int]] = {}
     for (tensor, axis), labels in facts.axes.items():
         if "out" not in nodes.roles.get((tensor, axis), set()):

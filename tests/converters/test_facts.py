@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphalign import NetworkSpec, trace, verify
+from graphalign import NetworkSpec, neuron_graph, trace, verify
 
 SAME = 1e-12
 Read = Callable[[Tensor], Tensor]
@@ -51,6 +51,16 @@ def means(hidden: Tensor) -> Tensor:
 @pytest.mark.parametrize("reads", [(means,), (means, lambda h: h)], ids=["alone", "beside the units"])
 def test_a_layer_that_reads_blocks_moves_with_them(reads: tuple[Read, ...]) -> None:
     assert cells(checked(*reads)) == [(8, 4), (4, 4)]
+
+
+def test_a_layer_that_reads_blocks_hears_the_units_that_move_with_them() -> None:
+    torch.manual_seed(0)
+    graph = neuron_graph(Reader(means, lambda h: h), torch.randn(2, 3, 5))
+    found = {block.tensor: block for block in graph.blocks}
+    columns = graph.architecture.offsets["heads.0"] + torch.arange(4)
+    assert torch.equal(found["heads.0.weight"].source, columns)
+    assert torch.equal(graph.units["mean"], columns)
+    assert torch.equal(found["heads.1.weight"].source, graph.architecture.offsets["layer"] + torch.arange(8))
 
 
 def test_a_layer_that_reads_blocks_at_several_tokens_moves_them_together() -> None:
