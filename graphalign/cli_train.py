@@ -55,21 +55,20 @@ def train_aligner(
     from graphalign.experiments.results import environment, output_folder
     from graphalign.training.report import report
     from graphalign.training.run import train as run_training
-    from graphalign.training.settings import read_settings
+    from graphalign.training.settings import read_configuration
     from graphalign.zoo.manifest import MANIFEST
     from graphalign.zoo.plan import read_plan
     from graphalign.zoo.population import generate
     from graphalign.zoo.zoo import Zoo
 
-    population, name = zoo or Path(content.pop("zoo", None) or "zoo"), content.pop("population", None)
-    where = output_folder(folder or content.pop("out", None) or "runs/train")
-    cache = Path(content.pop("cache", None) or where.parent / "cache")
-    settings = read_settings({k: v for k, v in content.items() if k not in ("zoo", "out")})
+    folders, settings = read_configuration(content)
+    population, where = zoo or Path(folders.zoo or "zoo"), output_folder(folder or folders.out or "runs/train")
+    cache = Path(folders.cache or where.parent / "cache")
     torch.set_num_threads(threads)
     later = bool(getattr(rank_zero_only, "rank", 0))
     with progress_bar(hidden=quiet or later) as progress:
-        if name and not (population / MANIFEST).is_file():
-            generate(read_plan(compose("zoo", name)).sections, population, root=data, progress=progress)
+        if folders.population and not (population / MANIFEST).is_file():
+            generate(read_plan(compose("zoo", folders.population)).sections, population, root=data, progress=progress)
         command = " ".join(["graphalign train --config", config, *overrides])
         outcome = run_training(
             settings, Zoo.open(population), where, root=data, cache=cache, environment={"command": command, **environment()},

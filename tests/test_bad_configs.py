@@ -1,4 +1,4 @@
-"""Whatever is wrong with a spec, a merge recipe or the configuration of a population: one message, nothing run, nothing written."""
+"""Whatever is wrong with a spec, a merge recipe or the configuration of a population or a training: one message, nothing run, nothing written."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import yaml
 from graphalign.configuration import compose
 from graphalign.files import save_state
 from graphalign.spec_format import load_spec, spec_from_dict
+from graphalign.training.settings import read_configuration
 from graphalign.zoo.plan import read_plan
-from tests.damaged.configs import bad_config, population, recipe, spec
+from tests.damaged.configs import bad_config, population, recipe, spec, training
 from tests.damaged.judge import error_of, error_of_command, faults
 from tests.damaged.sound import state
 
@@ -27,6 +28,11 @@ def read_population(path: Path) -> Any:
     return read_plan(compose("zoo", str(path)))
 
 
+def read_training(path: Path) -> Any:
+    """What the command train does with a configuration before it opens a population."""
+    return read_configuration(compose("train", str(path)))
+
+
 def actions(path: Path, folder: Path) -> dict[str, Callable[[], str | None]]:
     files = [str(folder / f"{name}.safetensors") for name in "ab"]
     return {
@@ -34,6 +40,7 @@ def actions(path: Path, folder: Path) -> dict[str, Callable[[], str | None]]:
         "spec of a command": lambda: error_of_command(["align", *files, "--spec", str(path), "--method", "weight", "-o", str(folder / "out.safetensors"), "-q"]),
         "recipe": lambda: error_of_command(["merge", str(path), str(folder / "out"), "-q"]),
         "population": lambda: error_of(read_population, path),
+        "training": lambda: error_of(read_training, path),
     }  # fmt: skip
 
 
@@ -59,14 +66,14 @@ def test_what_is_made_bad_is_sound(tmp_path: Path) -> None:
         save_state(state(number), tmp_path / f"{name}.safetensors")
     spec_from_dict(spec())
     assert len(population()["sections"]) > 1
-    for name, content in (("recipe", recipe()), ("population", population())):
+    for name, content in (("recipe", recipe()), ("population", population()), ("training", training())):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         assert actions(path, tmp_path)[name]() is None
 
 
 def test_bad_configurations_are_refused(tmp_path: Path) -> None:
-    assert len(judge(range(FEW), tmp_path)) == 4
+    assert len(judge(range(FEW), tmp_path)) == 5
 
 
 @pytest.mark.slow

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from graphalign.aligner import AlignerConfig
 from graphalign.errors import InvalidInput
+from graphalign.training.fields import misfits, read_fields
 from graphalign.training.objective import Losses, Unrolled
 from graphalign.training.planted import Augmentation
 from graphalign.training.sampling import Exclude, Limit, Share
 from graphalign.training.teachers import Teacher
-
-Part = TypeVar("Part")
-
+from graphalign.zoo.design import FAMILIES
 
 BEST = "best"
 """Folder of a run in which its best aligner is."""
@@ -35,6 +35,9 @@ class PriorSettings:
     dimensions: int = 256
     most: int = 30_000
 
+    def __post_init__(self) -> None:
+        _check_counts(self)
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -53,8 +56,12 @@ class Optimiser:
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
+        problems = [f"{n}: found {v!r}, expected a number above 0" for n, v in (("rate", self.rate), ("clip", self.clip)) if not v > 0]
+        problems += [f"weight_decay: found {self.weight_decay!r}, expected a number of at least 0"] if not self.weight_decay >= 0 else []
         if self.schedule not in ("constant", "cosine"):
-            raise InvalidInput(f"schedule: found {self.schedule!r}, expected 'constant' or 'cosine'")
+            problems.append(f"schedule: found {self.schedule!r}, expected 'constant' or 'cosine'")
+        if problems:
+            raise InvalidInput("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class Validation:
     images: int = 1000
     inputs: int = 256
 
+    def __post_init__(self) -> None:
+        _check_counts(self)
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -84,6 +94,27 @@ class Engine:
     devices: int | str = 1
     strategy: str = "auto"
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|-1|[1-9][0-9]{0,3}|[0-9]+(,[0-9]+)+", str(self.devices)):
+            raise InvalidInput(f"devices: found {self.devices!r:.40}, expected how many, their numbers ('0,1'), -1 for all, or 'auto'")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run finds networks and leaves what it makes.
+
+    Attributes:
+        zoo: folder of the population.
+        population: name of the configuration by which the population is generated if it is missing; None for none.
+        out: folder of the run.
+        cache: folder of what is computed once per pair, shared by runs; None for one beside the run.
+    """
+
+    zoo: str | None = None
+    population: str | None = None
+    out: str | None = None
+    cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,8 +161,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         problems = [f"{n}: found {getattr(self, n)!r}, expected at least 1" for n in ("steps", "draws") if getattr(self, n) < 1]
+        problems += [f"seed: found {self.seed}, expected at least 0"] if self.seed < 0 else []
+        problems += [f"minutes: found {self.minutes}, expected a number above 0, or null"] if self.minutes is not None and not self.minutes > 0 else []
         if problems:
             raise InvalidInput("; ".join(problems))
+
+
+def _check_counts(settings: PriorSettings | Validation) -> None:
+    problems = [f"{n}: found {v!r}, expected at least 1" for n, v in vars(settings).items() if isinstance(v, int) and v < 1]
+    if problems:
+        raise InvalidInput("; ".join(problems))
 
 
 PARTS: dict[str, type[Any]] = {
@@ -139,6 +178,17 @@ PARTS: dict[str, type[Any]] = {
     "teacher": Teacher, "planted": Augmentation, "optimiser": Optimiser, "validation": Validation, "engine": Engine,
 }  # fmt: skip
 OPTIONAL = ("aligner", "prior")
+
+
+def read_configuration(content: Mapping[str, Any]) -> tuple[Folders, Settings]:
+    """The folders and the settings of a configuration: a mapping with the fields of `Folders` and of `Settings`.
+
+    Raises:
+        InvalidInput: see `read_settings`.
+    """
+    own = {f.name for f in fields(Folders)}
+    folders = read_fields(Folders, {key: value for key, value in content.items() if key in own})
+    return folders, read_settings({key: value for key, value in content.items() if key not in own})
 
 
 def read_settings(content: Mapping[str, Any]) -> Settings:
@@ -155,13 +205,14 @@ def read_settings(content: Mapping[str, Any]) -> Settings:
             if key not in known:
                 problems.append(f"found the key {key!r}, expected some of {', '.join(known)}")
             elif key == "families":
-                values[key] = {name: _part(Share, entry) for name, entry in (value or {}).items() if entry is not None}
+                values[key] = _families(value or {})
             elif key in PARTS:
                 if value is not None:
-                    values[key] = _part(PARTS[key], value)
+                    values[key] = read_fields(PARTS[key], value)
                 elif key not in OPTIONAL:
                     problems.append(f"{key}: found null, expected a mapping")
             else:
+                problems += misfits(Settings, {key: value})
                 values[key] = value
         except InvalidInput as error:
             problems.append(f"{key}: {error}")
@@ -173,17 +224,9 @@ def read_settings(content: Mapping[str, Any]) -> Settings:
     raise InvalidInput("configuration of the training:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def _part(kind: type[Part], content: Any) -> Part:
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+def _families(content: Any) -> dict[str, Share]:
     if not isinstance(content, Mapping):
-        raise InvalidInput(f"found {content!r}, expected a mapping of {', '.join(known)}")
-    if unknown := sorted(content.keys() - known.keys()):
-        raise InvalidInput(f"found {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    problems = [
-        f"{k}: found {v!r}, expected a number" for k, v in values.items()
-        if known[k].type in ("float", "int") and (not isinstance(v, int | float) or isinstance(v, bool))
-    ]  # fmt: skip
-    if problems:
-        raise InvalidInput("; ".join(problems))
-    return kind(**values)
+        raise InvalidInput(f"found {content!r:.60}, expected a mapping of families of designs")
+    if unknown := [name for name in content if name not in FAMILIES]:
+        raise InvalidInput(f"found {', '.join(map(repr, unknown)):.80}, expected some of {', '.join(FAMILIES)}")
+    return {name: read_fields(Share, entry) for name, entry in content.items() if entry is not None}

@@ -1,4 +1,4 @@
-"""Bad specs, merge recipes and configurations of populations, as YAML and JSON."""
+"""Bad specs, merge recipes and configurations of populations and of trainings, as YAML and JSON."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def population() -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / "zoo" / "small.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+def training() -> dict[str, Any]:
+    """A sound configuration of the command train."""
+    return yaml.safe_load((CONFIGS / "train" / "small.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
 def _places(content: Any) -> Iterator[Place]:
     """Every entry of every dict and list."""
     entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
@@ -66,7 +71,8 @@ def _of_wrong_type(rng: random.Random, content: dict[str, Any]) -> str:
     """An entry replaced by a value of another kind."""
     owner, key = rng.choice(list(_places(content)))
     value = owner[key]
-    owner[key] = rng.choice([w for w in WRONG if _kind(w) != _kind(value) and w not in ({}, [])])
+    never = [w for w in WRONG if isinstance(w, (dict, list, bytes)) or value is not None]  # where there is nothing, a number or a text may be right
+    owner[key] = rng.choice([w for w in never if _kind(w) != _kind(value) and w not in ({}, [])])
     return f"{key} = {owner[key]!r:.60}"
 
 
@@ -107,11 +113,11 @@ def bad_config(seed: int, folder: Path) -> tuple[str, str, Path]:
     """Writes a bad configuration into a folder.
 
     Returns:
-        What it should have been ("spec", "recipe" or "population"), what is wrong with it, and its path.
+        What it should have been ("spec", "recipe", "population" or "training"), what is wrong with it, and its path.
     """
     rng = random.Random(seed)
-    what = rng.choice(("spec", "spec", "recipe", "recipe", "population"))
-    content = copy.deepcopy({"spec": spec, "recipe": recipe, "population": population}[what]())
+    what = rng.choice(("spec", "spec", "recipe", "recipe", "population", "training"))
+    content = copy.deepcopy({"spec": spec, "recipe": recipe, "population": population, "training": training}[what]())
     as_json = what == "spec" and rng.random() < 0.5
     path = folder / f"bad{'.json' if as_json else rng.choice(('.yaml', '.yml'))}"
     change = rng.choice((_of_wrong_type, _unknown, _huge, None))
