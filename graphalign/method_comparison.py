@@ -49,7 +49,7 @@ class MethodResult:
 
 
 def compare_methods(
-    opened: Opened, methods: Sequence[str] = (), *, data: Loader | None = None, loss: Loss = "cross_entropy", points: int = 11,
+    opened: Opened, methods: Sequence[str] = (), *, align_data: Loader | None = None, data: Loader | None = None, loss: Loss = "cross_entropy", points: int = 11,
     reset_batch_norm: Loader | None = None, seed: int = 0, fixed: tuple[str, ...] = (),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[MethodResult]:  # fmt: skip
@@ -60,7 +60,8 @@ def compare_methods(
     Args:
         opened: two networks.
         methods: names; all of them if there are none.
-        data: held-out batches, with labels for curves.
+        align_data: training batches that methods see.
+        data: held-out batches with labels, for curves.
         loss: of methods and curves.
         points: of a curve.
         reset_batch_norm: training batches for BatchNorm statistics on the line, as in `graphalign.barrier`.
@@ -76,7 +77,7 @@ def compare_methods(
     if unknown:
         raise InvalidInput(f"methods: found {', '.join(unknown)}, expected some of {', '.join(list_methods())}")
     chosen = list(methods) or ["naive", *(name for name in list_methods() if name != "naive")]
-    problem = opened.problem(data=data, loss=loss, seed=seed, fixed=fixed)
+    problem = opened.problem(data=align_data, loss=loss, seed=seed, fixed=fixed)
     networks = None if data is None else (opened.network(0), opened.network(1))
     results = []
     for done, name in enumerate(chosen):

@@ -9,6 +9,7 @@ import typer
 
 from graphalign.commands.options import (
     OUTPUT,
+    AlignData,
     Arch,
     BatchSize,
     Data,
@@ -45,19 +46,21 @@ def align(
     ] = None,
     method: Method = "gnn", init: Init = None, refine: Refine = None, set: Settings = None,
     arch: Arch = None, input: Input = None, spec: Spec = None, fixed: Fixed = None,
-    data: Data = None, data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None,
+    align_data: AlignData = None, data: Data = None, data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None,
     report: Report = None, force: Force = False, device: Device = "cpu", seed: Seed = 0,
     json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Bring the units of B into the order of A, and check that B still computes what it did.
 
-    With --data the method takes its steps on these inputs, and --report measures the line between the networks on them.
+    With --align-data the method takes its steps on these inputs; with --data the report measures the line between the networks.
     """
     from graphalign.commands.session import session, settings_of
 
     options = settings_of(set or [])
     if out is None and permutations is None and report is None and not json:
         raise typer.BadParameter("found no output; pass --out B_ALIGNED.safetensors, --permutations P.safetensors or --report REPORT.html")
+    if report is None and (data or reset_batch_norm):
+        raise typer.BadParameter("found no --report, for which alone it is; methods see --align-data", param_hint="--data, --reset-batch-norm")
     with session(json, quiet, verbose) as say:
         from graphalign.checkpoints import ENDINGS
         from graphalign.commands.opening import batches, files_of, open_all
@@ -67,14 +70,15 @@ def align(
         from graphalign.merged_files import checked_change
 
         outputs = {name: path for name, path in (("--out", out), ("--permutations", permutations), ("--report", report)) if path is not None}
-        loader, training = batches(data, data_root, batch_size), batches(reset_batch_norm, data_root, batch_size, "train")
-        opened = open_all(say, [a, b], arch, input, spec, loader, device, seed)
-        loader, training = opened.fitting(loader), opened.fitting(training)
+        seen, training = (batches(name, data_root, batch_size, "train") for name in (align_data, reset_batch_norm))
+        held_out = batches(data, data_root, batch_size)
+        opened = open_all(say, [a, b], arch, input, spec, held_out if seen is None else seen, device, seed)
+        seen, training, held_out = map(opened.fitting, (seen, training, held_out))
         endings = {"--out": ENDINGS, "--permutations": (".safetensors",), "--report": REPORTS}
-        check_outputs(outputs, files_of(opened, spec, data, reset_batch_norm), force=force, endings=endings)
+        check_outputs(outputs, files_of(opened, spec, align_data, data, reset_batch_norm), force=force, endings=endings)
         stays = tuple(fixed or ())
         say.progress(f"aligning by {method}")
-        found = opened.align(method=method, init=init, refine=refine or (), data=loader, loss=loss, seed=seed, fixed=stays, **options)
+        found = opened.align(method=method, init=init, refine=refine or (), data=seen, loss=loss, seed=seed, fixed=stays, **options)
         say.progress("checking")
         change = None if opened.spec is not None else checked_change(opened, 1, found)
         weights = distance(opened.states[0], opened.states[1], found)
@@ -86,7 +90,7 @@ def align(
                 raise InvalidInput("--report runs the networks, and a spec does not say what they compute; pass --arch instead of --spec")
             say.progress("measuring for the report")
             page = alignment_report(
-                opened.states[0], opened.states[1], found, data=loader, example_input=None if opened.module is None else opened.inputs(seed),
+                opened.states[0], opened.states[1], found, data=held_out, example_input=None if opened.module is None else opened.inputs(seed),
                 loss=loss, reset_batch_norm=training, module=opened.module, names=(a.name, b.name), fixed=stays, seed=seed,
             )  # fmt: skip
         say.progress("writing")

@@ -9,6 +9,7 @@ import typer
 
 from graphalign.commands.options import (
     OUTPUT,
+    AlignData,
     Arch,
     BatchSize,
     DataRoot,
@@ -36,7 +37,7 @@ def barrier(
     arch: Arch = None, input: Input = None, fixed: Fixed = None,
     permutations: Annotated[Path | None, typer.Option(help="Permutations that graphalign align wrote: B is measured with and without them.")] = None,
     method: Annotated[str | None, typer.Option(help="Align B by this method first: B is measured before and after.")] = None,
-    data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None, points: Points = 25,
+    align_data: AlignData = None, data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None, points: Points = 25,
     plot: Annotated[Path | None, typer.Option(help="Draw the curve to this .png, .svg or .pdf file.", rich_help_panel=OUTPUT)] = None,
     force: Force = False, device: Device = "cpu", seed: Seed = 0, json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -45,6 +46,8 @@ def barrier(
 
     if permutations is not None and method is not None:
         raise typer.BadParameter("found both, expected one of them", param_hint="--permutations, --method")
+    if align_data and method is None:
+        raise typer.BadParameter("found no --method, which alone sees it", param_hint="--align-data")
     with session(json, quiet, verbose) as out:
         from graphalign.alignment import Alignment
         from graphalign.commands.opening import batches, files_of, open_all
@@ -52,11 +55,12 @@ def barrier(
         from graphalign.curve import PICTURES, plot_curves
         from graphalign.folders import check_outputs
 
-        loader, training = batches(data, data_root, batch_size), batches(reset_batch_norm, data_root, batch_size, "train")
+        seen, training = (batches(name, data_root, batch_size, "train") for name in (align_data, reset_batch_norm))
+        loader = batches(data, data_root, batch_size)
         opened = open_all(out, [a, b], arch, input, None, loader, device, seed)
-        loader, training = opened.fitting(loader), opened.fitting(training)
+        loader, training, seen = map(opened.fitting, (loader, training, seen))
         assert loader is not None
-        inputs = files_of(opened, data, reset_batch_norm, permutations)
+        inputs = files_of(opened, data, align_data, reset_batch_norm, permutations)
         check_outputs({} if plot is None else {"--plot": plot}, inputs, force=force, endings={"--plot": PICTURES})
         first, second = opened.network(0), opened.network(1)
         networks = {"as they are": second}
@@ -64,7 +68,7 @@ def barrier(
             networks["aligned"] = Alignment.load(permutations).apply(second)
         elif method is not None:
             out.progress(f"aligning by {method}")
-            networks[f"aligned by {method}"] = opened.align(method=method, data=loader, loss=loss, seed=seed, fixed=tuple(fixed or ())).apply(second)
+            networks[f"aligned by {method}"] = opened.align(method=method, data=seen, loss=loss, seed=seed, fixed=tuple(fixed or ())).apply(second)
         curves = {}
         for name, network in networks.items():
             out.progress(f"measuring {points} points, {name}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphalign.commands.options import (
+    AlignData,
     Arch,
     BatchSize,
     Data,
@@ -34,21 +35,25 @@ def compare(
     a: NetworkA, b: NetworkB,
     method: Annotated[list[str] | None, typer.Option(help="A method; may be repeated. All methods if absent.")] = None,
     arch: Arch = None, input: Input = None, spec: Spec = None, fixed: Fixed = None,
-    data: Data = None, data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None,
+    align_data: AlignData = None, data: Data = None, data_root: DataRoot = None, batch_size: BatchSize = 128, loss: Loss = "cross_entropy", reset_batch_norm: ResetBatchNorm = None,
     points: Points = 11, device: Device = "cpu", seed: Seed = 0, json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Align one pair by every method, and print one table; barriers with --data."""
+    """Align one pair by every method, and print one table; with barriers if --data is given.
+
+    Methods that need data, labelled or not, see --align-data and never what is measured.
+    """
     from graphalign.commands.session import session, table
 
     with session(json, quiet, verbose) as out:
         from graphalign.commands.opening import batches, open_all
         from graphalign.method_comparison import compare_methods
 
-        loader, training = batches(data, data_root, batch_size), batches(reset_batch_norm, data_root, batch_size, "train")
-        opened = open_all(out, [a, b], arch, input, spec, loader, device, seed)
-        loader, training = opened.fitting(loader), opened.fitting(training)
+        seen, training = (batches(name, data_root, batch_size, "train") for name in (align_data, reset_batch_norm))
+        loader = batches(data, data_root, batch_size)
+        opened = open_all(out, [a, b], arch, input, spec, loader if seen is None else seen, device, seed)
+        loader, training, seen = map(opened.fitting, (loader, training, seen))
         found = compare_methods(
-            opened, method or (), data=loader, loss=loss, points=points, reset_batch_norm=training, seed=seed, fixed=tuple(fixed or ()),
+            opened, method or (), align_data=seen, data=loader, loss=loss, points=points, reset_batch_norm=training, seed=seed, fixed=tuple(fixed or ()),
             progress=out.steps,
         )  # fmt: skip
         ran = [result for result in found if not result.problem]

@@ -10,6 +10,7 @@ import typer
 from graphalign.commands.options import (
     DATA_PANEL,
     OUTPUT,
+    AlignData,
     Arch,
     BatchSize,
     Data,
@@ -54,9 +55,7 @@ def merge(
     dtype: Annotated[str | None, typer.Option(help="Type of the result: float32, float64, float16 or bfloat16.")] = None,
     method: Method = "gnn", init: Init = None, refine: Refine = None, set: Settings = None,
     arch: Arch = None, input: Input = None, spec: Spec = None, fixed: Fixed = None,
-    align_data: Annotated[
-        str | None, typer.Option(help="Batches for methods that use data; named as --data.", rich_help_panel=DATA_PANEL)
-    ] = None,
+    align_data: AlignData = None,
     repair: Annotated[
         str | None, typer.Option(help="Training batches for REPAIR; named as --data.", rich_help_panel=DATA_PANEL)
     ] = None,

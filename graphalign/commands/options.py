@@ -45,11 +45,15 @@ Settings = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Batches: the name of an image data set with an optional split (digits, cifar10:train), a .safetensors or .npz file with "
-        "inputs and targets, or module:factory of a loader.",
+        help="Held-out batches on which networks are measured: the name of an image data set with an optional split (digits, cifar10:train), "
+        "a .safetensors or .npz file with inputs and targets, or module:factory of a loader.",
         rich_help_panel=DATA_PANEL,
     ),
 ]  # fmt: skip
+AlignData = Annotated[
+    str | None,
+    typer.Option(help="Training batches that methods see, labelled or not as they need; named as --data.", rich_help_panel=DATA_PANEL),
+]
 DataRoot = Annotated[
     Path | None, typer.Option(envvar="GRAPHALIGN_DATA", help="Folder with image data sets; the digits need none.", rich_help_panel=DATA_PANEL)
 ]

@@ -75,8 +75,10 @@ def test_folders_and_shards(run, folder):
 
 
 def test_code_and_data(run, folder):
-    arguments = ("align", "c.pt", "d.pt", "--arch", "nets.py:small", "--method", "activation", "--data", "digits", "-o", "out.pt")
+    arguments = ("align", "c.pt", "d.pt", "--arch", "nets.py:small", "--method", "activation", "--align-data", "digits", "-o", "out.pt")
     run(*arguments)
+    made_up = content(run(*(part for part in arguments if part not in ("--align-data", "digits", "-o", "out.pt")), "--json"))
+    assert made_up["permutations"] != content(run(*arguments[:-2], "--json"))["permutations"]
     assert "same function" in run("verify", "d.pt", "out.pt", "--arch", "nets.py:small").stdout
     assert "same function" in run("verify", "d.pt", "--arch", "nets.py:small").stdout
 
@@ -133,7 +135,7 @@ def test_failures_are_one_message(run, folder):
         (("a.safetensors", "b.safetensors", "--method", "wieght"), "found 'wieght', expected one of"),
         (("a.safetensors", "b.safetensors", "--device", "tpu9"), "device: found 'tpu9'"),
         (("a.safetensors", "b.safetensors", "--method", "straight_through"), "found no data"),
-        (("a.safetensors", "b.safetensors", "--data", "photos"), "data: found 'photos', expected one of digits"),
+        (("a.safetensors", "b.safetensors", "--align-data", "photos"), "data: found 'photos', expected one of digits"),
         (("a.safetensors", "b.safetensors", "--method", "weight", "--set", "turns=3"), "found unknown settings turns"),
     ]
     for arguments, message in wrong:
@@ -145,6 +147,7 @@ def test_failures_are_one_message(run, folder):
 
 def test_wrong_usage(run):
     assert "found no output" in " ".join(run("align", "a.safetensors", "b.safetensors", code=2).stderr.replace("│", "").split())
+    assert "found no --report" in run(*ALIGN, "--json", "--data", "digits", code=2).stderr
     assert "KEY=VALUE" in run(*ALIGN, "--json", "--set", "restarts", code=2).stderr
     assert "expected one of them" in run(*ALIGN, "--json", "-q", "-v", code=2).stderr
     run("align", "a.safetensors", code=2)

@@ -24,6 +24,9 @@ def test_curves_before_and_after(run, folder):
     assert alone["as they are"]["losses"] == pytest.approx(found["aligned by weight"]["losses"], rel=1e-4)
     assert found["as they are"]["losses"][1] != pytest.approx(found["aligned by weight"]["losses"][1], rel=1e-3)
     run(*LINE, "--data", "digits", "--reset-batch-norm", "digits", "--plot", "curve.png", "--force")
+    seen = content(run(*LINE, "--data", "digits", "--method", "activation", "--align-data", "digits", "--json"))
+    made_up = content(run(*LINE, "--data", "digits", "--method", "activation", "--json"))
+    assert seen["aligned by activation"]["losses"] != made_up["aligned by activation"]["losses"]
 
 
 def test_data_of_the_user(run, folder):
@@ -66,6 +69,7 @@ def test_wrong_usage(run):
     run(*LINE, code=2)
     run(*LINE, "--data", "digits", "--method", "weight", "--permutations", "p.safetensors", code=2)
     run(*LINE, "--data", "digits", "--points", "2", code=2)
+    assert "found no --method" in run(*LINE, "--data", "digits", "--align-data", "digits", code=2).stderr
     assert "--plot: x.bmp ends in '.bmp', expected .png, .svg, .pdf" in run(*LINE, "--data", "digits", "--plot", "x.bmp", code=1).stderr
 
 
@@ -78,7 +82,9 @@ def test_all_methods_on_one_pair(run):
     assert "straight_through: method 'straight_through': found no data" in result.stdout
     found = content(run("compare", "a.safetensors", "b.safetensors", "--method", "weight", "--data", "digits", "--points", "3", "--json"))
     assert found["methods"][0]["curve"]["barrier"] >= 0
-    run("compare", "a.safetensors", "b.safetensors", "--method", "straight_through", code=1)
+    for seen in ((), ("--data", "digits")):  # methods never see what is measured
+        run("compare", "a.safetensors", "b.safetensors", "--method", "straight_through", *seen, code=1)
+    run("compare", "a.safetensors", "b.safetensors", "--method", "straight_through", "--align-data", "digits")
     assert "found wieght" in run("compare", "a.safetensors", "b.safetensors", "--method", "wieght", code=1).stderr
 
 
