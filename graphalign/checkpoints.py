@@ -31,7 +31,7 @@ SHARD_BYTES = 5_000_000_000
 """Most bytes of tensors in one file of a folder; larger networks are written as shards with an index."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A network on disk.
 
@@ -48,6 +48,10 @@ class Checkpoint:
     state: dict[str, Tensor]
     metadata: dict[str, str]
     names: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        types = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in self.state.values()}))
+        return f"Checkpoint({str(self.path)!r}, {len(self.state)} tensors, {sum(t.numel() for t in self.state.values()):,} entries, {types})"
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """The checkpoint under other keys.

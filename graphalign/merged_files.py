@@ -40,7 +40,7 @@ from graphalign.spec_format import load_spec
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MergedFiles:
     """What `merge_files` did.
 
@@ -64,6 +64,14 @@ class MergedFiles:
     state: Mapping[str, Tensor]
     files: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        rows = []
+        for i, (model, weight) in enumerate(zip(self.recipe.models, self.recipe.weights, strict=True)):
+            alignment, curve = self.alignments.get(i), self.curves.get(i)
+            how = "as it is" if alignment is None else f"aligned by {alignment.method}, {alignment.moved:.0%} of the units moved"
+            rows.append(f"\n  {weight:.3g} x {model}: {how}" + ("" if curve is None else f", barrier {curve.barrier:.3g}"))
+        return f"MergedFiles({len(self.state)} tensors in {', '.join(self.files)})" + "".join(rows)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of merge_report.json."""
         recipe = asdict(self.recipe) | {"dtype": str(self.recipe.dtype or "").removeprefix("torch.") or None}
@@ -84,7 +92,7 @@ class MergedFiles:
         alignment, change = self.alignments[i], self.changes[i]
         change_of_weights = distance(self.opened.states[self.recipe.base], self.opened.states[i], alignment)
         return found | {
-            "permutations": _permutations(i),
+            "permutations": permutations_file(i),
             "method": alignment.method,
             "seconds": alignment.seconds,
             "stages": [{"method": s.method, "seconds": s.seconds, "objective": s.objective} for s in alignment.history],
@@ -174,7 +182,7 @@ def merge_files(
         files = write_shards(opened.checkpoints[recipe.base].as_stored(state), draft, opened.checkpoints[recipe.base].metadata, shard_bytes)
         result = MergedFiles(recipe, opened, alignments, changes, curves, scores, state, tuple(files))
         for i, alignment in alignments.items():
-            alignment.save(draft / _permutations(i))
+            alignment.save(draft / permutations_file(i))
         (draft / MERGE_REPORT).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     if page is not None and report is not None:
         page.save(report, force=force)
@@ -265,7 +273,8 @@ def _wide(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: t.float() if t.is_floating_point() and t.element_size() < 4 else t for key, t in state.items()}
 
 
-def _permutations(i: int) -> str:
+def permutations_file(i: int) -> str:
+    """The name of the file with the permutations of model `i`, counted from 0."""
     return f"permutations-{i + 1}.safetensors"
 
 
@@ -277,4 +286,4 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["MERGE_REPORT", "MODEL", "MergedFiles", "checked_change", "merge_files"]
+__all__ = ["MERGE_REPORT", "MODEL", "MergedFiles", "checked_change", "merge_files", "permutations_file"]

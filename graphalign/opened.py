@@ -35,7 +35,7 @@ from graphalign.stored_names import stored_names
 REMEDY = "say with arch= (--arch) which code the weights belong to"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Opened:
     """Networks of one architecture.
 
@@ -54,8 +54,13 @@ class Opened:
     module: nn.Module | None
     example_input: Any
     spec: NetworkSpec | None
-    reader: Reader = field(default_factory=Reader, repr=False, compare=False)
-    drawn: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    reader: Reader = field(default_factory=Reader, compare=False)
+    drawn: dict[int, Any] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        code = "code not known" if self.module is None else f"code {type(self.module).__name__}"
+        listed = "".join(f"\n  {checkpoint!r}" for checkpoint in self.checkpoints)
+        return f"Opened({len(self.checkpoints)} networks, {'with a spec' if self.spec is not None else code}){listed}"
 
     def network(self, number: int, any_function: bool = False) -> nn.Module:
         """A network that can be run, in eval mode: its code with its weights.

@@ -72,6 +72,14 @@ def test_code_is_traced_once_whatever_it_holds(paths: list[Path], monkeypatch: p
     assert len(traces) == 1
 
 
+def test_what_was_opened_is_shown_in_short(paths: list[Path]) -> None:
+    opened = open_networks(paths)
+    text = repr(opened).splitlines()
+    assert text[0] == "Opened(2 networks, code not known)"
+    assert text[1].strip() == f"Checkpoint({str(paths[0])!r}, 4 tensors, 51 entries, float32)"
+    assert repr(open_networks(paths, spec=opened.graph().spec)).startswith("Opened(2 networks, with a spec)")
+
+
 def test_a_spec_is_no_code(paths: list[Path]) -> None:
     spec = open_networks(paths).graph().spec
     opened = open_networks(paths, spec=spec)

@@ -114,7 +114,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _text(recipe: Recipe, done: MergedFiles, target: Path) -> str:
+    from graphalign.checkpoints import MERGE_REPORT
     from graphalign.commands.session import table
+    from graphalign.merged_files import permutations_file
 
     measured = bool(done.scores)
     rows = []
@@ -124,8 +126,9 @@ def _text(recipe: Recipe, done: MergedFiles, target: Path) -> str:
         rows.append([*row, *(_scores(done, model, "-" if curve is None else f"{curve.barrier:.4f}") if measured else [])])
     if measured:
         rows.append(["merged", "", "", "", *_scores(done, "merged", "")])
+    made = [permutations_file(i) for i in done.alignments] + [MERGE_REPORT]
     columns = ["network", "weight", "moved", "change", *(["barrier", "loss", "accuracy"] if measured else [])]
-    return "\n".join([table(columns, rows), "", f"written: {', '.join(str(target / name) for name in done.files)}"])
+    return "\n".join([table(columns, rows), "", *(f"written: {target / name}" for name in (*done.files, *made))])
 
 
 def _scores(done: MergedFiles, name: str, barrier: str) -> list[str]:

@@ -10,7 +10,10 @@ import yaml
 
 from graphalign import Alignment, load_state
 from graphalign.averaging import average
+from graphalign.data import digits, loader
 from graphalign.files import save_state
+from graphalign.merged_files import merge_files
+from graphalign.recipes import Align, Recipe
 from tests.commands.conftest import content, perceptron
 
 RECIPE = {
@@ -108,6 +111,15 @@ def test_three_networks_through_the_universe_with_a_report(run, folder):
     run("merge", "a.safetensors", "b.safetensors", "e.safetensors", "-o", "out", "--method", "universe", "--report", "report.html")
     assert (folder / "out" / "permutations-3.safetensors").is_file()
     assert "Merge of 3 networks" in (folder / "report.html").read_text()
+
+
+def test_what_was_done_is_shown_in_short(run, folder):
+    found = merge_files(Recipe(("a.safetensors", "b.safetensors"), (0.25, 0.75), align=Align(method="weight")), folder / "out", data=loader(digits("test")))
+    head, first, second = repr(found).splitlines()
+    assert head == "MergedFiles(6 tensors in model.safetensors)"
+    assert first.strip() == "0.25 x a.safetensors: as it is"
+    assert second.strip().startswith("0.75 x b.safetensors: aligned by weight, ")
+    assert f"barrier {found.curves[1].barrier:.3g}" in second
 
 
 def test_earlier_results_stay_unless_forced(run, folder):
