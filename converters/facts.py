@@ -166,7 +166,7 @@ class Nodes:
     def touch(self, ids: Tensor, slot: int) -> None:
         """The nodes among `ids` are operands of the current operator, in this order; units are interchangeable only if theirs are alike."""
         core, _ = trim(ids)
-        self._keep_orders(tighten(ids))
+        self.keep_order(tighten(ids))
         present, times = np.unique(core.numpy(), return_counts=True)
         keep = present >= 0
         self._salt += 1
@@ -174,8 +174,8 @@ class Nodes:
             salt = np.uint64((self._salt << 20) + (slot << 16))
             self.colours.append((present[keep], mix(times[keep].astype(np.uint64) + salt)))
 
-    def _keep_orders(self, ids: Tensor) -> None:
-        """Adds the orders of nodes by all orders of the dimensions: whichever of them an operator reads one by one come first in some."""
+    def keep_order(self, ids: Tensor) -> None:
+        """Adds the order of the nodes, by all orders of the dimensions: whichever of them an operator reads one by one come first in some."""
         core = trim(ids)[0].squeeze()
         for dims in itertools.permutations(range(core.dim())):
             flat = core.permute(dims).flatten().numpy()

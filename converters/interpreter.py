@@ -209,6 +209,9 @@ class Interpreter:
                 if isinstance(operand, Act):
                     self.nodes.touch(operand.ids, slot)
                     state_routes(self.nodes, operand)
+                for axis in operand.axes if isinstance(operand, Weight) else ():
+                    if axis is not None:  # weights put together of others may be used in another order than they are kept
+                        self.nodes.keep_order(axis)
         try:
             result = rule(self, *args, **kwargs)
             if only_moves:

@@ -14,7 +14,7 @@ from .weights import axis_ids, bind, computed, fix_scale, set_role
 
 def affine(ctx: Context, x: Tensor, dims: Sequence[int], weight: Any, bias: Any) -> Tensor:
     """Ids after a per-unit affine map along `dims` (new units for rescaling, the same for permuting)."""
-    if along_positions(ctx, x, [d % x.dim() for d in dims], weight, bias):
+    if (weight is None and bias is None) or along_positions(ctx, x, [d % x.dim() for d in dims], weight, bias):
         return x
     labels = ctx.nodes.representative(x, dims)
     out = x
@@ -61,21 +61,22 @@ def _instance_norm(ctx: Context, x: Any, weight: Any, bias: Any, mean: Any, var:
     return _batch_norm(ctx, x, weight, bias, mean, var)
 
 
-def _normalise(ctx: Context, ids: Tensor, dims: Sequence[int]) -> None:
-    """States that the entries along `dims` are divided by a symmetric function of all of them."""
+def _normalise(ctx: Context, ids: Tensor, dims: Sequence[int]) -> Tensor:
+    """Ids after the entries along `dims` have been divided by a symmetric function of all of them: constants are no longer constant."""
     ctx.nodes.fix_scale(ids)
-    if varies(ids, dims):
-        result = ctx.nodes.block_labels(ids, dims, ctx.origin)
-        for d in sorted(d % ids.dim() for d in dims):
-            result = result.unsqueeze(d)
-        ctx.nodes.combine(ids, result, scale=False)
+    if not varies(ids, dims):
+        return ids
+    result = ctx.nodes.block_labels(ids, dims, ctx.origin)
+    for d in sorted(d % ids.dim() for d in dims):
+        result = result.unsqueeze(d)
+    return ctx.nodes.combine(ids, result, scale=False)
 
 
 @register_rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
 def _layer_norm(ctx: Context, x: Any, shape: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Any:
     ids = ids_of(ctx, x)
     dims = list(range(ids.dim() - len(shape), ids.dim()))
-    _normalise(ctx, ids, dims)
+    ids = _normalise(ctx, ids, dims)
     bias = bias if isinstance(bias, (Weight, Const)) else None
     out = Act(affine(ctx, ids, dims, weight, bias))
     return (out, *opaque(ctx)[1:]) if isinstance(ctx.outputs, (tuple, list)) else out
@@ -85,8 +86,9 @@ def _layer_norm(ctx: Context, x: Any, shape: Any, weight: Any = None, bias: Any 
 def _group_norm(ctx: Context, x: Any, groups: int, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Any:
     ids = ids_of(ctx, x)
     labels = ctx.nodes.representative(ids, [1])
-    _normalise(ctx, labels.reshape(groups, -1), [1])
+    normed = _normalise(ctx, labels.reshape(groups, -1), [1]).reshape(-1)
     ctx.nodes.fix_scale(ids)
+    ids = ctx.nodes.combine(ids, normed.reshape([-1 if d == 1 else 1 for d in range(ids.dim())]), scale=False)
     return Act(affine(ctx, ids, [1], weight, bias))
 
 
@@ -192,9 +194,7 @@ def _max(ctx: Context, x: Any, other: Any = None, keepdim: Any = False, *_: Any,
 
 @register_rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax")
 def _softmax(ctx: Context, x: Any, dim: int, *_: Any, **__: Any) -> Any:
-    ids = ids_of(ctx, x)
-    _normalise(ctx, ids, [dim])
-    return Act(ids)
+    return Act(_normalise(ctx, ids_of(ctx, x), [dim]))
 
 
 @register_rule("aten.cumsum", "aten.cumprod", "aten.logcumsumexp", "aten.diff")

@@ -139,6 +139,25 @@ def test_constants_beside_units_differ_once_weights_have_changed_them() -> None:
     assert verify(model, x, spec=spec, samples=10) <= SAME
 
 
+def padded(hidden: Tensor) -> Tensor:
+    """Four rows of a zero and two units."""
+    return F.pad(hidden.unflatten(-1, (4, 2)), (1, 0))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda h: padded(h).softmax(-1).flatten(-2),
+        lambda h: F.layer_norm(padded(h), (3,)).flatten(-2),
+        lambda h: F.group_norm(padded(h.flatten(0, 1)).flatten(1)[..., None], 4).flatten(1),
+    ],
+    ids=["softmax", "layer norm", "group norm"],
+)
+def test_constants_that_are_normalised_with_a_block_move_with_it(read: Read) -> None:
+    assert cells(checked(read)) == [(8, 4), (4, 4)]
+    assert cells(checked(read, lambda h: h)) == [(8, 4), (4, 4)]
+
+
 class SumsBesideUnits(nn.Module):
     """Units are added to sums of other units so far, of which no two are the same value."""
 

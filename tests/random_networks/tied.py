@@ -40,6 +40,9 @@ READERS: tuple[Callable[[Reader, Tensor], Tensor], ...] = (
     lambda m, x: m.wide(x.flatten(1)), lambda m, x: F.linear(x.flatten(1), torch.cat([m.wide.weight[:, 3:], m.wide.weight[:, :3]], 1)), lambda m, x: (x * m.constants).sum(-1),
     lambda m, x: x.logsumexp(-1), lambda m, x: x.amax(1), lambda m, x: (x.logsumexp(-1, keepdim=True) - x).mean(1), lambda m, x: F.glu(x, 1) if x.shape[1] % 2 == 0 else x,
     lambda m, x: x.mT @ x, lambda m, x: m.linear(x.cumsum(1)).sin(), lambda m, x: F.scaled_dot_product_attention(x, x, m.linear(x)),
+    lambda m, x: F.group_norm(x, x.shape[1]) if x.shape[2] > 1 else x, lambda m, x: F.group_norm(x.flatten(1), x.shape[1]) if x.shape[2] > 1 else x, lambda m, x: m.along(x).tanh(), lambda m, x: m.across(x.mT).tanh(), lambda m, x: m.over(x[:, None]),
+    lambda m, x: F.normalize(x, dim=1), lambda m, x: x.std(1) if x.shape[1] > 1 else x, lambda m, x: torch.einsum("nrc,nrd->ncd", x, x.sin()), lambda m, x: x @ x.mT, lambda m, x: x.mean(1) * x.amax(1), lambda m, x: x.cumsum(-2)[:, -1],
+    lambda m, x: x.unsqueeze(2).softmax(1) * x.unsqueeze(1), lambda m, x: F.max_pool1d(x, 2, 1) if x.shape[2] > 1 else x, lambda m, x: (x.softmax(-1) * x).sum(-1), lambda m, x: m.norm(x) * m.norm(x.flip(1)),
 )  # fmt: skip
 
 
@@ -49,6 +52,7 @@ class Reader(nn.Module):
     def __init__(self, rng: random.Random, rows: int, columns: int) -> None:
         super().__init__()
         self.linear, self.norm, self.wide = nn.Linear(columns, 3), nn.LayerNorm(columns), nn.Linear(rows * columns, 3)
+        self.along, self.across, self.over = nn.Conv1d(rows, 3, 1), nn.Conv1d(columns, 3, 1), nn.Conv2d(1, 2, 1)
         self.register_buffer("constants", torch.arange(1.0, rows + 1)[:, None])
         self.function = rng.choice(READERS)
 
