@@ -26,7 +26,6 @@ PADDING = 0.10
 TITLE_SIZE = 7.5
 OPS_SIZE = 6.0
 LONGEST_TITLE = 34
-LONGEST_NAME = 200
 KEY = "right: number of units\nsame colour: units that move together\ngrey: units that stay in place"
 KEY_HEIGHT = 0.42
 INK = "#22252a"
@@ -110,17 +109,7 @@ def _text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def _title(box: Box) -> str:
-    """The module path, without its first parts if it is long."""
-    title = label(box.title, LONGEST_NAME)
-    if len(title) <= LONGEST_TITLE:
-        return title
-    parts = title.split(".")
-    kept = parts[-1]
-    for part in reversed(parts[:-1]):
-        if len(kept) + len(part) + 2 > LONGEST_TITLE:
-            break
-        kept = f"{part}.{kept}"
-    return "…" + kept[-LONGEST_TITLE:]
+    return label(box.title, LONGEST_TITLE)
 
 
 def _ops(box: Box) -> str:

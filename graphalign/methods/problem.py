@@ -15,7 +15,7 @@ from graphalign.spec import NetworkSpec
 REMEDIES = {
     "architecture": "pass modules and an example_input",
     "module": "pass modules and an example_input",
-    "data": "pass data=, a loader of inputs or of (inputs, labels)",
+    "data": "pass data= (--align-data), a loader of inputs or of (inputs, labels)",
     "start": "pass init=, or name the method in refine=",
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphalign.curve import Curve, new_figure
-from graphalign.labels import label
+from graphalign.labels import label, labels
 from graphalign.reports.pair import CellReport, PairReport
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ DRAWN_CELLS = 12
 """Cells whose heat maps are drawn; of more, evenly spaced ones, the first and the last among them."""
 DRAWN_ROWS = 40
 """Rows of a chart by cell or tensor; of more, evenly spaced ones."""
+LONGEST_ROW = 40
+"""Characters of the name of a row."""
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8.0, "axes.titlesize": 8.0, "axes.linewidth": 0.6, "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "lines.linewidth": 1.6, "pdf.fonttype": 42, "svg.hashsalt": "graphalign",
@@ -124,6 +126,7 @@ def _similarity(pair: PairReport) -> Figure:
     from matplotlib.colors import Normalize
 
     chosen = [pair.cells[i] for i in evenly(len(pair.cells), DRAWN_CELLS)]
+    titles = labels([cell.name for cell in chosen])
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     width, height = LEFT + columns * BLOCK[0] + 0.65, rows * BLOCK[1]
@@ -131,7 +134,7 @@ def _similarity(pair: PairReport) -> Figure:
     figure.set_layout_engine("none")
     for i, cell in enumerate(chosen):
         left, bottom = LEFT + i % columns * BLOCK[0], height - (1 + i // columns) * BLOCK[1] + 0.22
-        figure.text(left / width, (bottom + MAP + 0.24) / height, label(cell.name), fontweight="bold", parse_math=False)
+        figure.text(left / width, (bottom + MAP + 0.24) / height, titles[i], fontweight="bold", parse_math=False)
         maps = (("before", "units of B", cell.similarity_before), ("after", "aligned B", cell.similarity_after))
         for k, (title, below, matrix) in enumerate(maps):
             axes = figure.add_axes(((left + k * (MAP + 0.1)) / width, bottom / height, MAP / width, MAP / height))
@@ -181,5 +184,5 @@ def _change(axes: Axes, names: Sequence[str], values: Sequence[tuple[float, floa
     axes.hlines(rows, before, after, color="0.7", linewidth=1.0, zorder=1)
     axes.scatter(before, rows, s=16, facecolor="white", edgecolor=BEFORE["color"], label="before", zorder=2)
     axes.scatter(after, rows, s=16, color=AFTER["color"], label="after", zorder=3)
-    axes.set_yticks(rows, [label(name) for name in names], parse_math=False)
+    axes.set_yticks(rows, labels(names, LONGEST_ROW), parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)

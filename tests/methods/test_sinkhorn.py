@@ -213,7 +213,7 @@ def test_soft_matrices_of_a_pair_move_only_b(problem: Problem) -> None:
 def test_missing_data_and_labels_are_named() -> None:
     a, b = mlp(0), mlp(1)
     x = torch.zeros(1, 6)
-    with pytest.raises(InvalidInput, match=r"method 'sinkhorn': found no data, which it needs; pass data=, a loader of inputs or of \(inputs, labels\)"):
+    with pytest.raises(InvalidInput, match=r"method 'sinkhorn': found no data, which it needs; pass data= \(--align-data\), a loader of inputs or of \(inputs, labels\)"):
         align(a, b, example_input=x, method="sinkhorn")
     with pytest.raises(InvalidInput, match=r"loss 'cross_entropy': found a batch without targets, expected \(inputs, targets\)"):
         align(a, b, example_input=x, method="sinkhorn", data=[x for x, _ in task()])

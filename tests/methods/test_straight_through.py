@@ -242,7 +242,7 @@ def test_align_runs_it_after_another_method() -> None:
 
 
 MISSING: dict[str, tuple[dict[str, Any], str]] = {
-    "data": ({"data": None}, r"method 'straight_through': found no data, which it needs; pass data=, a loader of inputs or of \(inputs, labels\)"),
+    "data": ({"data": None}, r"method 'straight_through': found no data, which it needs; pass data= \(--align-data\), a loader of inputs or of \(inputs, labels\)"),
     "module": ({"module": None}, "method 'straight_through': found no module, which it needs; pass modules and an example_input"),
     "labels": ({"data": [x for x, _ in examples()]}, r"loss 'cross_entropy': found a batch without targets, expected \(inputs, targets\)"),
     "batches": ({"data": examples()[:1]}, "straight_through: found 1 batch, expected at least 2"),

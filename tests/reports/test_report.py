@@ -24,7 +24,7 @@ from graphalign.connectivity import barrier
 from graphalign.converters.trace import trace
 from graphalign.errors import InvalidInput, SpecMismatch
 from graphalign.files import save_state
-from graphalign.labels import label, visible
+from graphalign.labels import label, labels, visible
 from graphalign.reports import Report, alignment_report, merge_report
 
 pytest.importorskip("matplotlib")
@@ -147,6 +147,11 @@ def test_labels_are_short_and_drawable() -> None:
     assert visible("abcdefghij", 5) == "ab…ij"
     assert label("x" * 99) == "x" * 15 + "…" + "x" * 14
     assert label("层.weight") == "\N{WHITE SQUARE}.weight"
+    assert label("model.layers.0.self_attn.q_proj.weight") == "…0.self_attn.q_proj.weight"
+    assert label("model." + "x" * 40) == "model." + "x" * 9 + "…" + "x" * 14
+    names = ["encoder.layers.0.self_attn.q_proj.weight", "decoder.layers.0.self_attn.q_proj.weight", "encoder.layers.1.self_attn.q_proj.weight"]
+    assert labels(names) == ["encoder.layers.….q_proj.weight", "decoder.layers.….q_proj.weight", "…1.self_attn.q_proj.weight"]
+    assert labels(names, 40) == names
 
 
 def test_without_data_there_are_no_curves_and_the_report_says_so() -> None:
