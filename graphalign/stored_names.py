@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def _candidates(key: str, written: str, prefixes: Iterable[str]) -> Iterator[str
 
 def _written(module: Any, keys: list[str]) -> dict[str, str]:
     """What `save_pretrained` calls each tensor, told by writing numbers in their place; empty where it joins or cuts tensors."""
+    if find_spec("transformers") is None:  # a method of this name in another library
+        return {}
     logging: Any = import_module("transformers.utils.logging")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -56,6 +56,18 @@ def test_names_in_files_lead_to_the_tensors_of_the_code(folders: list[Path]) -> 
     assert stored_names(nn.Linear(2, 2), ["w"]) == {}
 
 
+def test_other_libraries_save_by_a_method_of_this_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Published(nn.Linear):
+        def save_pretrained(self, folder: str) -> None:
+            raise NotImplementedError
+
+    assert stored_names(Published(2, 2), ["x"]) == {}
+    monkeypatch.setattr("graphalign.stored_names.find_spec", lambda name: None)
+    monkeypatch.setattr("graphalign.stored_names.import_module", lambda name: pytest.fail("not installed"))
+    assert stored_names(Published(2, 2), ["x"]) == {}
+    assert stored_names(Published(2, 2), ["fc.weight", "fc.bias"]) == {"weight": "fc.weight", "bias": "fc.bias"}
+
+
 @pytest.mark.parametrize("change", ["head", "no head", "gamma"])
 def test_older_files_and_files_with_another_head(change: str, tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
