@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .domain import as_colour, broadcast, collapse, extent, mix, tighten, trim
-from .partitions import classes
+from .partitions import classes, places
 
 
 class Nodes:
@@ -188,8 +188,8 @@ class Nodes:
     def combine(self, a: Tensor, b: Tensor, scale: bool = True) -> Tensor:
         """Ids of an entrywise operation on two activations; states which nodes meet which.
 
-        Two units that meet are one unit; a unit that meets a block label is a member of the block; a unit that meets
-        varying colours can only trade places with units that meet the same.
+        Two units that meet are one unit; a unit that meets a block label is a member of the block, and can only trade places with
+        units that meet the same ones of its entries; a unit that meets varying colours only with units that meet the same.
         """
         (x, y), shape = collapse(a, b)
         x, y = x.contiguous(), y.contiguous()
@@ -203,6 +203,8 @@ class Nodes:
                 self.colour(torch.where(xn, torch.tensor(-1), y), x)
         both = xn & yn
         if bool(both.any()):
+            self._tell_entries_apart(a, b, both)
+            self._tell_entries_apart(b, a, both)
             u, v = x[both].numpy(), y[both].numpy()
             u, v = np.divmod(np.unique(u * self.count + v), self.count)
             self.meet(u, v, scale)
@@ -212,6 +214,17 @@ class Nodes:
             y_first = both & block[x.clamp(min=0)] & ~block[y.clamp(min=0)]
             x = torch.where(y_first, y, x)
         return torch.where(xn, x, y if bool((xn | yn).all()) else torch.where(yn, y, self.merge_colours(x, y))).expand(shape)
+
+    def _tell_entries_apart(self, a: Tensor, b: Tensor, both: Tensor) -> None:
+        """States which entry of a block label in `b` each unit in `a` meets where there are several: they move together and differ."""
+        core, shape = trim(tighten(b))
+        flat = core.flatten().numpy()
+        if not self.is_block[flat[flat >= 0]].any():
+            return
+        rank = torch.from_numpy(as_colour(mix(places(flat)))).reshape(core.shape).expand(shape)
+        (x, y, rank), _ = collapse(a, b, rank)
+        block = torch.from_numpy(self.is_block)
+        self.colour(torch.where(both & ~block[x.clamp(min=0)] & block[y.clamp(min=0)], x, torch.tensor(-1)), rank)
 
     @staticmethod
     def only_broadcast(ids: Tensor, colours: Tensor) -> bool:
