@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,30 @@ def test_differences_of_functions(paths: list[Path]) -> None:
     assert function_change(first, second, x * torch.nan).difference == 0.0
     with pytest.raises(InvalidInput, match="Chain does not run on this input: mat1 and mat2"):
         function_change(first, second, torch.ones(2, 5))
+
+
+class Single(nn.Linear):
+    """A layer of an operator that has no float64."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            raise RuntimeError("not implemented for 'Double'")
+        return super().forward(x)
+
+
+def test_operators_without_double_precision_are_run_as_they_are() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, x = Single(4, 6), torch.randn(5, 4)
+    second, third = copy.deepcopy(first), copy.deepcopy(first)
+    with torch.no_grad():
+        second.weight += 1e-7
+        third.weight += 1e-3
+    assert function_change(first, second, x).difference > 1e-9
+    assert function_change(first, second, x).equal
+    assert not function_change(first, third, x).equal
+    with pytest.raises(InvalidInput, match="Single does not run on this input: "):
+        function_change(first, second, x[:, :3])
 
 
 def test_inputs_from_text() -> None:
