@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .domain import Act, Const, Weight, varies
+from .domain import Act, Const, Weight, collapse, tighten, trim, varies
 from .rules import Context, Rule, along_positions, fix_all, ids_of, opaque, output_shape, register_rule
 from .weights import axis_ids, bind, computed, fix_scale, set_role
 
@@ -62,14 +63,18 @@ def _instance_norm(ctx: Context, x: Any, weight: Any, bias: Any, mean: Any, var:
 
 
 def _normalise(ctx: Context, ids: Tensor, dims: Sequence[int]) -> Tensor:
-    """Ids after the entries along `dims` have been divided by a symmetric function of all of them: constants are no longer constant."""
+    """Ids after the entries along `dims` have been divided by a symmetric function of all of them: beside units none is constant now."""
     ctx.nodes.fix_scale(ids)
     if not varies(ids, dims):
         return ids
     result = ctx.nodes.block_labels(ids, dims, ctx.origin)
     for d in sorted(d % ids.dim() for d in dims):
         result = result.unsqueeze(d)
-    return ctx.nodes.combine(ids, result, scale=False)
+    beside = trim(tighten(ids))[0] >= 0
+    for d in dims:
+        beside = beside.any(d, keepdim=True)
+    (own, normed, beside), shape = collapse(ids, ctx.nodes.combine(ids, result, scale=False), beside)
+    return torch.where(beside, normed, own).expand(shape)
 
 
 @register_rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")

@@ -71,6 +71,7 @@ def test_random_networks_keep_their_function(first: int) -> None:
 
 def test_networks_whose_specs_once_claimed_too_much() -> None:
     assert check_supported([1035, 1068, 1255, 1272, 1309, 1386, 1439, 1460, 1614, 2393, 20445]) == 11
+    assert check_supported([2937]) == 0
     assert check_supported([14, 394, 426], tied_network) == 3
 
 
