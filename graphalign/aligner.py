@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from graphalign import group
+from graphalign.allocator import give_back
 from graphalign.architecture import Architecture
 from graphalign.assignment import assign_group, assign_spec
-from graphalign.cellwise import CellScores, compare_cells, encode_large_pair, is_large
+from graphalign.cellwise import CellScores, compare_cells, is_large
 from graphalign.codes import input_codes
 from graphalign.converted import Converted, sample_of
 from graphalign.encoder import FEWEST_CODES, Agreement, chunk_sizes, code_count, encode_pair, forward_cost, random_inputs
@@ -170,8 +171,11 @@ class Aligner(nn.Module):
         """
         a, b = common_type(a, b)
         inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
-        encode = encode_large_pair if is_large(architecture) else encode_pair
-        return self.combine(architecture.spec, a, b, encode(architecture, a, b, inputs, seed=seed))
+        if is_large(architecture):
+            found = dict(self._weighed(compare_cells(architecture, a, b, inputs, seed=seed)))
+            give_back()
+            return self._with_weights(architecture.spec, a, b, {cell.name: found.pop(cell.name) for cell in architecture.spec.cells})
+        return self.combine(architecture.spec, a, b, encode_pair(architecture, a, b, inputs, seed=seed))
 
     def combine(
         self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], agreements: Agreement
@@ -188,14 +192,21 @@ class Aligner(nn.Module):
             cell.name: self.forward_weight * agreements.forward[cell.name] + self.backward_weight * agreements.backward[cell.name]
             for cell in spec.cells
         }
+        return self._with_weights(spec, a, b, states)
+
+    def _with_weights(
+        self, spec: NetworkSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], states: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The scores of the states and of the weights, round by round."""
         scores = states
         before: dict[str, Tensor] | None = None
         for _ in range(self.config.rounds):
             element = assign_spec(spec, {name: s.detach() for name, s in scores.items()})
             if before is not None and group.same(element, before):
                 break  # the next round would be the last one again
-            before = element
-            scores = {c.name: states[c.name] + self.kernel_weight * self._kernels(spec, c, a, b, element) for c in spec.cells}
+            before, scores = element, {}
+            for cell in spec.cells:
+                scores[cell.name] = torch.addcmul(states[cell.name], self.kernel_weight, self._kernels(spec, cell, a, b, element))
         return scores
 
     def _kernels(
@@ -238,13 +249,21 @@ class Aligner(nn.Module):
             inputs = self.codes(architecture, a, b, seed=seed) if inputs is None else inputs
             return self._assign_cells(architecture.spec, compare_cells(architecture, a, b, inputs, seed=seed)), None
 
-    def _assign_cells(self, spec: NetworkSpec, compared: Iterator[CellScores]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        waiting: dict[str, Tensor] = {}
+    def _weighed(self, compared: Iterable[CellScores]) -> Iterator[tuple[str, Tensor]]:
+        """Cells and the scores of their states, in the memory of what was compared."""
         weights = float(self.forward_weight), float(self.backward_weight)
         for name, forward, backward in compared:
-            waiting[name] = forward.mul_(weights[0]).add_(backward, alpha=weights[1])
+            scores = forward.mul_(weights[0]).add_(backward, alpha=weights[1])
             del forward, backward
+            yield name, scores
+            del scores
+
+    def _assign_cells(self, spec: NetworkSpec, compared: Iterable[CellScores]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        waiting: dict[str, Tensor] = {}
+        for name, scores in self._weighed(compared):
+            waiting[name] = scores
+            del scores
             cells = spec.groups[spec.by_name[name].group or name]
             if all(cell.name in waiting for cell in cells):
                 found.update(assign_group(cells, waiting))

@@ -43,13 +43,20 @@ class Tap:
         step: the activation.
         cell: the cell.
         units: units of the cell that it carries, (V,).
-        positions: flat index of every entry of each of them, (V, R).
+        firsts: flat index of the first entry of each of them, (V,).
+        offsets: of its entries from there, (R,) if they are the same for all units, (V, R) otherwise.
     """
 
     step: str
     cell: str
     units: Tensor
-    positions: Tensor
+    firsts: Tensor
+    offsets: Tensor
+
+    @property
+    def positions(self) -> Tensor:
+        """Flat index of every entry of each of the units, (V, R)."""
+        return self.firsts[:, None] + self.offsets
 
 
 def find_taps(
@@ -82,7 +89,10 @@ def find_taps(
             if max_positions is not None and positions.shape[1] > max_positions:
                 chosen = torch.randperm(positions.shape[1], generator=generator)[:max_positions].sort().values
                 positions = positions[:, chosen]
-            taps.append(Tap(step, cell.name, present, positions))
+            apart = positions - positions[:, :1]
+            same = bool((apart == apart[0]).all())
+            # clones, for the storage of what was found is that of all entries
+            taps.append(Tap(step, cell.name, present.clone(), positions[:, 0].clone(), apart[0].clone() if same else apart))
     return tuple(taps)
 
 
@@ -242,7 +252,8 @@ def rows_at(tap: Tap, activations: Mapping[str, Tensor]) -> Tensor:
     """
     states = activations[tap.step]
     flat = states.reshape(states.shape[0], -1)
-    chosen = flat[:, tap.positions.flatten().to(flat.device, non_blocking=True)].reshape(flat.shape[0], *tap.positions.shape)
+    positions = tap.positions
+    chosen = flat[:, positions.flatten().to(flat.device, non_blocking=True)].reshape(flat.shape[0], *positions.shape)
     return chosen.transpose(0, 1).reshape(len(tap.units), -1)
 
 

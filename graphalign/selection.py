@@ -26,8 +26,8 @@ def class_probabilities(program: Program, tensors: Mapping[str, Tensor], inputs:
     if axis is None:
         return None
     values = predictions(program, tensors, inputs)
-    moved = values.movedim(axis + 1 if axis > 0 else -1, -1)
-    return moved.reshape(len(moved), -1, moved.shape[-1]).log_softmax(-1)
+    first = values.movedim(axis + 1 if axis > 0 else -1, 0).contiguous()  # softmax over few entries side by side is slow on a CPU
+    return first.reshape(len(first), len(values), -1).log_softmax(0).movedim(0, -1)
 
 
 def has_classes(program: Program) -> bool:

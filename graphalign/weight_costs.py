@@ -76,7 +76,7 @@ def similarity_cosine(
         x, y = unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, placed, cell)
         own_a, own_b = (torch.linalg.vector_norm(rows, dim=1).square() for rows in (x, y))
         scale = (own_a.mean() + own_b.mean()) / x.shape[1] + torch.finfo(x.dtype).tiny
-        own = (x @ y.T / scale, own_a / scale, own_b / scale)
+        own = ((x @ y.T).div_(scale), own_a / scale, own_b / scale)
         if parts is None:
             parts = own
             continue
@@ -86,7 +86,7 @@ def similarity_cosine(
         return sample_of(a).new_zeros(cell.units, cell.units)
     product, squares_a, squares_b = parts
     norms = [s.sqrt() + 1e-6 * s.mean().sqrt() + torch.finfo(s.dtype).tiny for s in (squares_a, squares_b)]
-    return product / norms[0][:, None] / norms[1][None]
+    return product.div_(norms[0][:, None]).div_(norms[1][None])
 
 
 def _is_comparable(spec: NetworkSpec, layout: AxisLayout) -> bool:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from graphalign import Aligner, AlignerConfig, aligner, cellwise, encoder, group, segments
-from graphalign.cellwise import compare_cells, encode_large_pair, is_large
+from graphalign import Aligner, AlignerConfig, aligner, cellwise, cutting, encoder, group
+from graphalign.architecture import Architecture
+from graphalign.cellwise import compare_cells, is_large
 from graphalign.converted import Converted
 from graphalign.converters.trace import trace_architecture
-from graphalign.encoder import Moments, encode_pair, find_taps
+from graphalign.cutting import Limits, Stretch, cut
+from graphalign.encoder import Agreement, Moments, encode_pair, find_taps
 from graphalign.group import all_tensors
 from graphalign.methods.gnn import GNN
 from graphalign.methods.problem import Problem
 from graphalign.program import Program
-from graphalign.segments import Runner, cut
+from graphalign.segments import Runner, Segment
 from tests.planted import plant, recovered
 from tests.traced import Traced, cast, other_state, traced
 
-LIMITS = ("SEGMENT_VALUES", "PRODUCT_VALUES", "WEIGHT_VALUES", "KEPT_VALUES")
+LIMITS = ("SEGMENT_VALUES", "STRETCH_VALUES", "WEIGHT_VALUES", "KEPT_VALUES")
 NAMES = ["mlp_3", "mlp_batch_norm", "cnn_flatten", "resnet_bottleneck", "resnext", "encoder_layer_relu", "gpt", "two_inputs"]
 
 
@@ -34,6 +37,16 @@ def few_codes(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in LIMITS:
         monkeypatch.setattr(cellwise, name, 1)
+
+
+def encode_large_pair(architecture: Architecture, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int = 0) -> Agreement:
+    """`encode_pair` by `compare_cells`."""
+    found = list(compare_cells(architecture, a, b, seed=seed))
+    return Agreement({name: forward for name, forward, _ in found}, {name: backward for name, _, backward in found})
+
+
+def segments_of(stretches: tuple[Stretch, ...]) -> list[Segment]:
+    return [segment for stretch in stretches for segment in stretch]
 
 
 def pair_of(network: Traced, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -96,7 +109,7 @@ def test_nothing_is_cut_where_a_list_is_alive() -> None:
     whole, parts = (f(architecture, *states, seed=3) for f in (encode_pair, encode_large_pair))
     for name in whole.forward:
         assert torch.allclose(parts.forward[name], whole.forward[name], atol=1e-12)
-    graph = segments._Graph(Program(architecture), frozenset())
+    graph = cutting._Graph(Program(architecture), frozenset())
     (split,) = (index for index, step in enumerate(graph.steps) if "split" in step.name)
     assert graph.narrowest(split, split + 1) is None
     assert graph.narrowest(split - 1, split + 1) == split
@@ -137,24 +150,49 @@ def test_segments_keep_to_their_limits_and_leave_nothing_out() -> None:
     network = traced("resnet_basic")
     program = Program(network.architecture)
     taps = {tap.step: 2 * len(tap.units) ** 2 for tap in find_taps(network.architecture, torch.Generator())}
-    (one,) = cut(program, taps, most_values=10**9, most_products=10**9, most_weights=None)
+    ((one,),) = cut(program, taps, 1, Limits(10**12, 10**9))
     limit = one.held // 4
-    segments = cut(program, taps, most_values=limit, most_products=10**9, most_weights=None)
+    (segments,) = cut(program, taps, 1, Limits(10**12, limit))
     assert len(segments) >= 4
     assert sum(segment.held for segment in segments) == one.held
     assert [tap for segment in segments for tap in segment.taps] == list(one.taps)
     assert all(segment.held <= limit or len(segment.nodes) == 1 for segment in segments)
     assert all(before.outputs == after.inputs for before, after in itertools.pairwise(segments))
-    weights = cut(program, taps, most_values=10**9, most_products=10**9, most_weights=1)
-    products = cut(program, taps, most_values=10**9, most_products=1, most_weights=None)
-    assert all(len(segment.taps) <= 1 for segment in products)
+    (weights,) = cut(program, taps, 1, Limits(10**12, 10**9, 1))
     assert len(weights) >= sum(block.op == "conv" for block in network.architecture.blocks)
+
+
+@pytest.mark.parametrize("codes", [1, 7])
+def test_stretches_are_as_few_as_the_limit_allows(codes: int) -> None:
+    network = traced("resnet_basic")
+    program = Program(network.architecture)
+    taps = {tap.step: 1000 * len(tap.units) ** 2 for tap in find_taps(network.architecture, torch.Generator())}
+
+    def memory(stretches: tuple[Stretch, ...]) -> list[int]:
+        ends = [*(stretch[0].alive for stretch in stretches[1:]), sum(out.numel() for out in program.outputs())]
+        products = [sum(taps[tap] for segment in stretch for tap in segment.taps) for stretch in stretches]
+        starts = [stretch[0].alive for stretch in stretches]
+        return [p + 2 * codes * (2 * start + end) for p, start, end in zip(products, starts, ends, strict=True)]
+
+    finest = cut(program, taps, codes, Limits(1, 10**9))
+    whole = memory(cut(program, taps, codes, Limits(10**12, 10**9)))
+    least = max(memory(finest))
+    limits = [least + (whole[0] - least) * part // 5 for part in range(6)]
+    counts = []
+    for limit in limits:
+        stretches = cut(program, taps, codes, Limits(limit, 10**9))
+        assert max(memory(stretches)) <= limit
+        assert [t for s in segments_of(stretches) for t in s.taps] == [t for s in segments_of(finest) for t in s.taps]
+        counts.append(len(stretches))
+    assert counts == sorted(counts, reverse=True)
+    assert len(finest) == counts[0] > counts[2] > counts[-1] == len(whole) == 1
 
 
 def test_forward_runs_of_segments_are_the_network() -> None:
     network = traced("gpt")
     program = Program(network.architecture)
-    segments = cut(program, {}, most_values=1, most_products=1, most_weights=1)
+    segments = segments_of(cut(program, {}, 3, Limits(1, 1, 1)))
+    assert len(segments) > 10
     (name,) = program.inputs
     values = {name: torch.randint(4, (3, *program.inputs[name].shape), generator=torch.Generator().manual_seed(0))}
     expected = torch.stack([program.run(network.state, {name: one})[0][0] for one in values[name]])
@@ -162,6 +200,20 @@ def test_forward_runs_of_segments_are_the_network() -> None:
     for segment in segments:
         values = runner.forward(segment, values, 2)
     assert torch.allclose(values[program.results()[0].name], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("slots", "repeats"), [(0, 11), (1, 11), (2, 4), (3, 3), (12, 1)])
+def test_parts_come_backward_from_as_few_runs_as_the_slots_allow(slots: int, repeats: int) -> None:
+    runs: list[int] = []
+
+    def forward(parts: Sequence[int], values: list[int]) -> list[int]:
+        runs.extend(parts)
+        return [*values, *parts]
+
+    found = list(cellwise._backward(range(12), [], slots, forward))  # type: ignore[type-var, arg-type]
+    assert found == [(part, list(range(part))) for part in reversed(range(12))]
+    assert max(runs.count(part) for part in range(12)) <= repeats
+    assert slots < 11 or len(runs) == 11
 
 
 def test_only_large_networks_are_large(monkeypatch: pytest.MonkeyPatch) -> None:

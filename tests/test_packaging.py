@@ -20,13 +20,13 @@ SOURCES = {"graphalign": ROOT / "graphalign", "graphalign.converters": ROOT / "c
 
 # group -> (modules, groups whose modules they may import besides their own), from the bottom up
 ARROWS: dict[str, tuple[str, str]] = {
-    "errors": ("errors inputs vectorising", ""),
+    "errors": ("errors inputs vectorising allocator", ""),
     "spec": ("spec spec_format plain_yaml group files mapped pickled architecture canonical correspondence transport_maps tensors converted streamed", "errors"),
     "graph": ("graph hetero neuron_networkx pyg nodes operands features numbering moves input_nodes", "errors spec"),
     "drawing": ("drawing layout labels", "errors spec graph"),
     "converters": ("converters.*", "errors spec graph"),
     "assignment": ("assignment weight_costs fixed_similarity tracked_similarity scaling soft", "errors spec"),
-    "encoder": ("encoder stacked cellwise codes program prior segments selection", "errors spec graph"),
+    "encoder": ("encoder stacked cellwise codes cutting program prior segments selection", "errors spec graph"),
     "aligner": ("aligner refiner", "errors spec encoder assignment"),
     "alignment": ("alignment transport_plan axis_permutations", "errors spec assignment"),
     "evaluation": ("evaluation batch_norm forward double_precision", "errors"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -11,14 +10,14 @@ from inspect import isgeneratorfunction
 from typing import Any
 from unittest.mock import patch
 
+from graphalign.allocator import give_back
 from graphalign.experiments.footprint import reset_peak, resident
 
 
 def settle() -> int:
     """Bytes of resident memory after all that is not used has been given back to the system."""
     gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back()
     return resident("VmRSS")
 
 

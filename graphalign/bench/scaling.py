@@ -27,7 +27,7 @@ from graphalign.streamed import save_streamed
 
 STAGES = {
     "codes": "graphalign.aligner.Aligner.codes",
-    "encode": "graphalign.aligner.encode_pair graphalign.aligner.encode_large_pair graphalign.aligner.compare_cells",
+    "encode": "graphalign.aligner.encode_pair graphalign.aligner.compare_cells",
     "score": "graphalign.aligner.kernel_agreement",
     "assign": "graphalign.aligner.assign_spec graphalign.aligner.assign_group",
     "steps": "graphalign.methods.gnn.GNN._refine",
@@ -66,10 +66,11 @@ def measure_scale(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """Aligns a tiny network, so that libraries that load on first use do not count."""
-    network, example = build("mlp", (4, 8, 2))
-    state = {name: random_tensor(name, tensor, torch.Generator().manual_seed(0)) for name, tensor in layout(network).items()}
-    align(state, state, module=network, example_input=example)
+    """Aligns tiny networks, linear and convolutional, so that libraries that load on first use do not count."""
+    for kind, sizes in (("mlp", (4, 8, 2)), ("vgg", ([[8], [8]],))):
+        network, example = build(kind, sizes)
+        state = {name: random_tensor(name, tensor, torch.Generator().manual_seed(0)) for name, tensor in layout(network).items()}
+        align(state, state, module=network, example_input=example)
 
 
 def in_memory(network: nn.Module, example: Tensor, generator: torch.Generator, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphalign.errors import InvalidInput
@@ -88,11 +87,11 @@ class Disagreement:
         return len(self.examples)
 
     def _target(self, networks: Forward, a: Tensors, b: Tensors, part: Any) -> Tensor:
-        """The averaged prediction of every pair, (P, ...)."""
+        """The averaged prediction of every pair, (P, ...); probabilities with their classes first."""
 
         def single(tensors: Mapping[str, Tensor], own: dict[str, Tensor]) -> Tensor:
             outputs = prediction(networks(tensors, self.own(own) if self.own else part))
-            return outputs if self.kind == "values" else outputs.softmax(class_axis(outputs))
+            return outputs if self.kind == "values" else classes_first(outputs).softmax(0)
 
         both: list[Tensor] = [networks.many(single, dict(state), part if self.own else {}) for state in (a, b)]
         target = 0.5 * (both[0] + both[1])
@@ -118,13 +117,17 @@ class Disagreement:
         if self.kind == "values":
             size = target.var() if target.numel() > 1 else target.square().mean()  # one number has no variance
             return (outputs - target).square().mean() / size.clamp(min=torch.finfo(target.dtype).tiny)
-        axis = class_axis(outputs)
-        return (torch.xlogy(target, target) - target * F.log_softmax(outputs, axis)).sum(axis).mean()
+        return (torch.xlogy(target, target) - target * classes_first(outputs).log_softmax(0)).sum(0).mean()
 
 
 def class_axis(outputs: Tensor) -> int:
     """The axis of classes in predictions: the last of (N, C) and of tokens (N, T, C), the second of images (N, C, H, W)."""
     return 1 if outputs.dim() >= 4 else -1
+
+
+def classes_first(outputs: Tensor) -> Tensor:
+    """Predictions with their axis of classes moved to the front: softmax over few entries that lie side by side is slow on a CPU."""
+    return outputs.movedim(class_axis(outputs), 0).contiguous()
 
 
 def read_batches(sample: Tensor, loader: Loader, most: int) -> list[Any]:
