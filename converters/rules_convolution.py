@@ -47,6 +47,9 @@ def _convolution(ctx: Context, x: Any, weight: Any, bias: Any, groups: int, tran
     ids = ids_of(ctx, x)
     ctx.read(x)
     w = weight if isinstance(weight, Weight) else ctx.weight_of(weight)
+    if w is None and not isinstance(weight, Const):
+        fix_all(ctx, [x, weight], "is a convolution with a computed kernel")
+        return opaque(ctx)
     if w is None:
         return _fixed_kernel(ctx, ids, weight, groups, len(weight.shape) - 2)
     channel = ids.dim() - (len(w.shape) - 2) - 1

@@ -73,6 +73,9 @@ STAYS: dict[str, tuple[Function, str]] = {
     "rows picked by units": (lambda h: F.embedding((h > 0).long(), torch.arange(4.0).reshape(2, 2).to(h)).cumsum(-2).sum(-1), "picks rows by their numbers"),
     "tokens picked by units": (lambda h: h[:, (h[0, 0] > 0).long()].tanh().cumsum(1).sum(1, keepdim=True), "picks entries by their numbers"),
     "windows of units": (lambda h: F.avg_pool1d(h, 3, 1, 1), "no other unit plays the same part"),
+    "filtered by a computed kernel": (
+        lambda h: F.conv1d(h, (h[0] @ h[0].T)[..., None].expand(-1, -1, 3), padding=1), "is a convolution with a computed kernel",
+    ),
     "products of units": (lambda h: h @ (h.mT @ h).triu(), "no other unit plays the same part"),
 }
 
