@@ -213,8 +213,8 @@ class Aligner(nn.Module):
         self, spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
     ) -> Tensor:
         if element[cell.name].dim() == 1:
-            return kernel_agreement(spec, cell, a, b, element)
-        found: Tensor = vectorise(lambda *pair: kernel_agreement(spec, cell, *pair), dict(a), dict(b), dict(element))
+            return similarity_cosine(spec, cell, a, b, element)
+        found: Tensor = vectorise(lambda *pair: similarity_cosine(spec, cell, *pair), dict(a), dict(b), dict(element))
         return found
 
     def permutations(
@@ -339,11 +339,3 @@ def chosen_of(drawn: int, count: int) -> int:
 def score_entries(spec: NetworkSpec) -> int:
     """Entries of the scores of all cells together."""
     return sum(cell.units**2 for cell in spec.cells)
-
-
-def kernel_agreement(
-    spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
-) -> Tensor:
-    """Cosine of the weights of unit i of A and unit j of B with the neighbours of B permuted by `element`; (U, U)."""
-    by_slot = similarity_cosine(spec, cell, a, b, element)
-    return by_slot[:, torch.argsort(element[cell.name]).to(by_slot.device, non_blocking=True)]

@@ -7,6 +7,7 @@ few activations are kept, and the others run again from those (recursive checkpo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from math import comb
@@ -128,7 +129,11 @@ class _Comparison:
         size = _codes_of(stretch, codes)
         give_back()
         parts = zip(_parts(values, codes, size), _parts(self.codes, codes, size), strict=True)
-        self.codes = _gathered((self._pull_codes(stretch, *part, moments) for part in parts), codes)
+        pulled = (self._pull_codes(stretch, *part, moments) for part in parts)
+        if stretch is self.stretches[0]:
+            deque(pulled, maxlen=0)  # nothing is before it
+        else:
+            self.codes = _gathered(pulled, codes)
         for step in reversed(steps):
             for tap in self.taps[step]:
                 self._add(tap, *moments.pop((tap.step, tap.cell)))
@@ -138,8 +143,8 @@ class _Comparison:
     def _pull_codes(self, stretch: Stretch, values: Live, cotangents: Live, moments: Mapping[_Place, _Pair]) -> Live:
         """Adds what is read in a stretch to the moments; the cotangents of its inputs."""
         codes = count_of(values[0])
-        give_back()
         for segment, live in _backward(stretch, values, _slots(codes, stretch), self._through):
+            give_back()
             size = _at_once(segment)
             parts = zip(_parts(live, codes, size), _parts(cotangents, codes, size), strict=True)
             cotangents = _gathered((self._pull_at_once(segment, *part, moments) for part in parts), codes)

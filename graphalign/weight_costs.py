@@ -63,17 +63,16 @@ def similarity(
 def similarity_cosine(
     spec: NetworkSpec, cell: Cell, a: Mapping[str, Tensor], b: Mapping[str, Tensor], element: Mapping[str, Tensor]
 ) -> Tensor:
-    """`similarity` with the weights of every axis divided by their root mean square, as cosines in [-1, 1]; (U, U).
+    """Cosine in [-1, 1] of the weights of unit i of A and unit j of B with the neighbours of B moved by `element`; (U, U).
 
-    B is in its own order and moved by `element` tensor by tensor, so that no second copy of the network is held. Entries that are
-    told apart only by an order inside blocks do not count (see `_is_comparable`).
+    The weights of every axis are divided by their root mean square. B is moved tensor by tensor, so that no second copy of the network
+    is held. Entries that are told apart only by an order inside blocks do not count (see `_is_comparable`).
     """
     parts: tuple[Tensor, Tensor, Tensor] | None = None
     for layout in spec.axes_of_cell[cell.name]:
         if layout.tensor in spec.buffers or layout.tensor not in a or not _is_comparable(spec, layout):
             continue
-        placed = group.permute_tensor(spec, b[layout.tensor], spec.axes_of_tensor[layout.tensor], element)
-        x, y = unit_rows(layout, a[layout.tensor], cell), unit_rows(layout, placed, cell)
+        x, y = unit_rows(layout, a[layout.tensor], cell), _among_neighbours(spec, layout, b[layout.tensor], cell, element)
         own_a, own_b = (torch.linalg.vector_norm(rows, dim=1).square() for rows in (x, y))
         scale = (own_a.mean() + own_b.mean()) / x.shape[1] + torch.finfo(x.dtype).tiny
         own = ((x @ y.T).div_(scale), own_a / scale, own_b / scale)
@@ -87,6 +86,15 @@ def similarity_cosine(
     product, squares_a, squares_b = parts
     norms = [s.sqrt() + 1e-6 * s.mean().sqrt() + torch.finfo(s.dtype).tiny for s in (squares_a, squares_b)]
     return product.div_(norms[0][:, None]).div_(norms[1][None])
+
+
+def _among_neighbours(spec: NetworkSpec, layout: AxisLayout, tensor: Tensor, cell: Cell, element: Mapping[str, Tensor]) -> Tensor:
+    """`unit_rows` of a tensor of B in their own order, with the units on its other axes moved."""
+    layouts = spec.axes_of_tensor[layout.tensor]
+    if all(each.groups == 1 for each in layouts):
+        return unit_rows(layout, group.permute_tensor(spec, tensor, layouts, element, skip=layout.axis), cell)
+    rows = unit_rows(layout, group.permute_tensor(spec, tensor, layouts, element), cell)
+    return rows[torch.argsort(element[cell.name]).to(rows.device, non_blocking=True)]
 
 
 def _is_comparable(spec: NetworkSpec, layout: AxisLayout) -> bool:

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graphalign import Aligner, AlignerConfig, CorruptFile, InvalidInput, group
-from graphalign.aligner import SHIPPED, kernel_agreement
+from graphalign.aligner import SHIPPED
 from graphalign.methods.gnn import GNN
 from graphalign.methods.problem import Problem
-from graphalign.weight_costs import unit_rows
+from graphalign.weight_costs import similarity_cosine, unit_rows
 from tests.networks import FAMILIES
 from tests.planted import RECOVERABLE, plant, recovered
 from tests.traced import Traced, cast, other_state, traced
@@ -169,7 +169,7 @@ def test_gradients_reach_the_parameters() -> None:
     assert all(p.grad is not None and bool(p.grad != 0) for n, p in aligner.named_parameters() if not n.startswith("refiner"))
 
 
-def test_kernel_agreement_is_the_cosine_of_aligned_weights() -> None:
+def test_similarity_cosine_is_the_cosine_of_aligned_weights() -> None:
     """With one axis per cell it is the plain cosine of rows whose columns have been matched."""
     network = traced("mlp_1_no_bias")
     spec, a, b = network.spec, cast(network.state, torch.float64), cast(other_state("mlp_1_no_bias"), torch.float64)
@@ -178,7 +178,7 @@ def test_kernel_agreement_is_the_cosine_of_aligned_weights() -> None:
     rows = [torch.cat([unit_rows(x, s[x.tensor], cell) / (a[x.tensor].square().mean() + b[x.tensor].square().mean()).sqrt()
                        for x in spec.axes], 1) for s in (a, b)]  # fmt: skip
     expected = torch.nn.functional.normalize(rows[0], dim=1) @ torch.nn.functional.normalize(rows[1], dim=1).T
-    assert torch.allclose(kernel_agreement(spec, cell, a, b, element), expected, atol=1e-5)
+    assert torch.allclose(similarity_cosine(spec, cell, a, b, element), expected, atol=1e-5)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------

@@ -136,3 +136,13 @@ def test_dead_networks_give_finite_scores() -> None:
     architecture = trace_architecture(model, torch.zeros(1, 5))
     agreement = encode_pair(architecture, all_tensors(model), all_tensors(model), codes=32)
     assert all(s.isfinite().all() for s in (*agreement.forward.values(), *agreement.backward.values()))
+
+
+def test_a_small_rest_joins_the_part_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = traced("mlp_1").architecture
+    monkeypatch.setattr(encoder, "chunk_size", lambda _: 13)
+    assert encoder.chunk_sizes(architecture, 16) == [16]
+    assert encoder.chunk_sizes(architecture, 17) == [13, 4]
+    assert encoder.chunk_sizes(architecture, 41) == [13, 13, 15]
+    assert encoder.chunk_sizes(architecture, 26) == [13, 13]
+    assert encoder.chunk_sizes(architecture, 3) == [3]

@@ -28,7 +28,7 @@ from graphalign.streamed import save_streamed
 STAGES = {
     "codes": "graphalign.aligner.Aligner.codes",
     "encode": "graphalign.aligner.encode_pair graphalign.aligner.compare_cells",
-    "score": "graphalign.aligner.kernel_agreement",
+    "score": "graphalign.aligner.similarity_cosine",
     "assign": "graphalign.aligner.assign_spec graphalign.aligner.assign_group",
     "steps": "graphalign.methods.gnn.GNN._refine",
 }

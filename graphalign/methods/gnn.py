@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from graphalign.architecture import Architecture
 from graphalign.assignment import assign_spec
 from graphalign.cellwise import is_large
 from graphalign.converted import sample_of
-from graphalign.encoder import chunk_size, forward_cost
+from graphalign.encoder import chunk_size, chunk_sizes, forward_cost
 from graphalign.errors import InvalidInput, UnsupportedNetwork
 from graphalign.example_batches import example_batches
 from graphalign.methods.candidates import Opinions
@@ -183,8 +184,8 @@ def code_examples(architecture: Architecture, inputs: Mapping[str, Tensor]) -> l
 
 def example_parts(architecture: Architecture, inputs: Mapping[str, Tensor]) -> list[slice]:
     """The codes of every part of a step's batch."""
-    most, size = example_count(architecture, inputs), chunk_size(architecture)
-    return [slice(i, min(i + size, most)) for i in range(0, most, size)]
+    sizes = chunk_sizes(architecture, example_count(architecture, inputs))
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def example_count(architecture: Architecture, inputs: Mapping[str, Tensor]) -> int:
