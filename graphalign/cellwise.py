@@ -32,7 +32,7 @@ STRETCH_VALUES = 25_000_000
 """Entries of products of states, and of what is alive at its ends for all codes, that a stretch may hold."""
 WEIGHT_VALUES = 2**23
 """Entries of weights that a segment may convert to another type."""
-KEPT_VALUES = 2**21
+KEPT_VALUES = 2**22
 """Entries of activations that are kept at once to run segments again from."""
 FEWEST_SLOTS = 2
 """Places at which activations are kept, however many entries they have."""
@@ -220,8 +220,8 @@ def _at_once(segment: Segment) -> int:
 
 
 def _codes_of(segments: Sequence[Segment], codes: int) -> int:
-    """Codes, of as many as there are, that pass segments together: all whose inputs may be kept, or at most a quarter."""
-    most = KEPT_VALUES // max(1, sum(segment.alive for segment in segments))
+    """Codes, of as many as there are, that pass segments together: all if their inputs take half of what may be kept, or a quarter."""
+    most = KEPT_VALUES // max(1, 2 * sum(segment.alive for segment in segments))
     return codes if most >= codes else max(1, min(most, codes // 4))
 
 
