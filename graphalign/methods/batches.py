@@ -18,8 +18,8 @@ EXAMPLES = 512
 """Examples of a step, about."""
 LIVES = 6
 """Copies of activations, weights and scores that a step holds at once, about: values, derivatives, and what they are computed from."""
-MOST = 64
-"""Most problems that are solved at once: beyond it the values of a layer leave the cache and nothing is gained."""
+MOST = 256
+"""Most problems that are solved at once: beyond it calls cost nothing any more."""
 
 
 class Batches:
