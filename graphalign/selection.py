@@ -66,9 +66,9 @@ def choose(values: Tensor, classes: Tensor, count: int) -> Tensor:
         count: at most C.
     """
     order = torch.argsort(values, descending=True, stable=True)
+    kinds, grouped = torch.sort(classes[order], stable=True)
+    firsts = torch.searchsorted(kinds, kinds)
     ranks = torch.empty_like(order)
-    for k in classes.unique():
-        mine = order[classes[order] == k]
-        ranks[mine] = torch.arange(len(mine), device=mine.device)
-    by_rank = torch.argsort(ranks[order], stable=True)
+    ranks[grouped] = torch.arange(len(order), device=order.device) - firsts
+    by_rank = torch.argsort(ranks, stable=True)
     return order[by_rank][:count].sort().values
