@@ -204,8 +204,7 @@ def _backward(
         return
     repeats = next(r for r in count(1) if comb(slots + r, slots) >= len(parts))
     middle = min(len(parts) - 1, comb(slots + repeats - 1, slots))
-    kept = [forward(parts[:middle], values)]
-    yield from _backward(parts[middle:], kept.pop(), slots - 1, forward)
+    yield from _backward(parts[middle:], forward(parts[:middle], values), slots - 1, forward)
     yield from _backward(parts[:middle], values, slots, forward)
 
 
